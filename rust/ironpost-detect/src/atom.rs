@@ -1,0 +1,456 @@
+//! Atoms: one condition on one field, compiled.
+
+use crate::plan::{AtomPlan, Op};
+use crate::regex_literals;
+use crate::text::{Glob, GlobPart, Number, fold_into, folded};
+use ipnet::IpNet;
+use ironpost_events::{Cell, RowRef, Value, ValueKind};
+use std::cmp::Ordering;
+use std::net::IpAddr;
+
+/// Where a needle must stand in the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Anchor {
+    Exact,
+    Prefix,
+    Suffix,
+    Contains,
+}
+
+impl Anchor {
+    pub(crate) fn holds(self, text: &[u8], needle: &[u8]) -> bool {
+        match self {
+            Self::Exact => text == needle,
+            Self::Prefix => text.starts_with(needle),
+            Self::Suffix => text.ends_with(needle),
+            Self::Contains => memchr::memmem::find(text, needle).is_some(),
+        }
+    }
+}
+
+/// Which part of a time a `timepart` condition looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimePart {
+    Minute,
+    Hour,
+    Day,
+    Week,
+    Month,
+    Year,
+}
+
+/// What is asked of a value.
+#[derive(Debug)]
+pub(crate) enum Test {
+    /// `cased` holds the needle as written when case matters.
+    Text {
+        anchor: Anchor,
+        folded: Box<[u8]>,
+        cased: Option<Box<[u8]>>,
+    },
+    Glob {
+        glob: Glob,
+        cased: bool,
+        literal: Option<Box<[u8]>>,
+    },
+    Regex {
+        regex: regex::bytes::Regex,
+        literals: Option<Vec<Box<[u8]>>>,
+    },
+    /// Any value that is not null: what `contains: ''` asks.
+    AnyText,
+    Cidr(IpNet),
+    Exists,
+    Null,
+    Compare {
+        number: Number,
+        accept: fn(Ordering) -> bool,
+    },
+    FieldRef {
+        other: u32,
+        anchor: Anchor,
+        cased: bool,
+    },
+    TimePart {
+        part: TimePart,
+        number: i64,
+        accept: fn(Ordering) -> bool,
+    },
+}
+
+/// A compiled atom. `field` is an index into the rule set's names; `None` is a keyword.
+#[derive(Debug)]
+pub(crate) struct Atom {
+    pub(crate) field: Option<u32>,
+    pub(crate) test: Test,
+}
+
+/// Largest compiled size of one regular expression, in bytes.
+const REGEX_SIZE_LIMIT: usize = 4 << 20;
+
+fn compile_regex(pattern: &str) -> Result<regex::bytes::Regex, String> {
+    regex::bytes::RegexBuilder::new(pattern)
+        .size_limit(REGEX_SIZE_LIMIT)
+        .dfa_size_limit(1 << 20)
+        .build()
+        .map_err(|error| match error {
+            regex::Error::CompiledTooBig(_) => "regular expression is too large when compiled".to_owned(),
+            other => {
+                // The engine's message shows the pattern on several lines; the last one says what is wrong.
+                let text = other.to_string();
+                text.lines().last().unwrap_or(&text).trim().trim_start_matches("error: ").to_owned()
+            }
+        })
+}
+
+/// Says why a regular expression cannot be used, or `None` when it can.
+pub fn check_regex(pattern: &str) -> Option<String> {
+    compile_regex(pattern).err()
+}
+
+impl Atom {
+    /// Compiles an atom; `name` interns field names.
+    pub(crate) fn compile(plan: &AtomPlan, mut name: impl FnMut(&str) -> u32) -> Result<Self, String> {
+        let field = plan.field.as_deref().map(&mut name);
+        let test = match plan.op {
+            Op::Equals => text(Anchor::Exact, plan)?,
+            Op::Contains => text(Anchor::Contains, plan)?,
+            Op::Startswith => text(Anchor::Prefix, plan)?,
+            Op::Endswith => text(Anchor::Suffix, plan)?,
+            Op::Wildcard => glob(plan)?,
+            Op::Regex => {
+                let pattern = plan.value.as_str().ok_or("a regular expression is text")?;
+                Test::Regex { regex: compile_regex(pattern)?, literals: regex_literals::required(pattern) }
+            }
+            Op::Cidr => {
+                let value = plan.value.as_str().ok_or("a network is text")?;
+                let network = value
+                    .parse::<IpNet>()
+                    .or_else(|_| value.parse::<IpAddr>().map(IpNet::from))
+                    .map_err(|_| format!("{value:?} is not a network such as 10.0.0.0/8"))?;
+                Test::Cidr(network.trunc())
+            }
+            Op::Exists => Test::Exists,
+            Op::Null => Test::Null,
+            Op::Lt => compare(plan, Ordering::is_lt)?,
+            Op::Lte => compare(plan, Ordering::is_le)?,
+            Op::Gt => compare(plan, Ordering::is_gt)?,
+            Op::Gte => compare(plan, Ordering::is_ge)?,
+            Op::Fieldref => {
+                let (other, how) = match &plan.value {
+                    serde_json::Value::String(other) => (other.as_str(), "equals"),
+                    value => (
+                        value
+                            .get("field")
+                            .and_then(|field| field.as_str())
+                            .ok_or("fieldref needs a field name")?,
+                        value.get("match").and_then(|how| how.as_str()).unwrap_or("equals"),
+                    ),
+                };
+                let anchor = match how {
+                    "equals" => Anchor::Exact,
+                    "contains" => Anchor::Contains,
+                    "startswith" => Anchor::Prefix,
+                    "endswith" => Anchor::Suffix,
+                    other => return Err(format!("fieldref cannot compare by {other:?}")),
+                };
+                if field.is_none() {
+                    return Err("fieldref needs a field".to_owned());
+                }
+                Test::FieldRef { other: name(other), anchor, cased: plan.cased }
+            }
+            Op::Timepart => {
+                let part = match plan.value.get("part").and_then(|part| part.as_str()) {
+                    Some("minute") => TimePart::Minute,
+                    Some("hour") => TimePart::Hour,
+                    Some("day") => TimePart::Day,
+                    Some("week") => TimePart::Week,
+                    Some("month") => TimePart::Month,
+                    Some("year") => TimePart::Year,
+                    other => return Err(format!("unknown part of time {other:?}")),
+                };
+                let accept = match plan.value.get("compare").and_then(|compare| compare.as_str()) {
+                    Some("eq") => Ordering::is_eq,
+                    Some("lt") => Ordering::is_lt,
+                    Some("lte") => Ordering::is_le,
+                    Some("gt") => Ordering::is_gt,
+                    Some("gte") => Ordering::is_ge,
+                    other => return Err(format!("unknown comparison {other:?}")),
+                };
+                let number = plan.value.get("number").and_then(|value| value.as_i64());
+                Test::TimePart {
+                    part,
+                    number: number.ok_or("a time part is compared with an integer")?,
+                    accept,
+                }
+            }
+        };
+        if field.is_none() && matches!(test, Test::Exists | Test::Null) {
+            return Err("a keyword is a value, it cannot be null or merely exist".to_owned());
+        }
+        Ok(Self { field, test })
+    }
+
+    /// Literals that send a row to this atom when one of them is found in the field's folded value; `None` when the atom
+    /// must be tested on the value itself.
+    pub(crate) fn literals(&self) -> Option<Vec<&[u8]>> {
+        match &self.test {
+            Test::Text { folded, .. } => Some(vec![folded]),
+            Test::Glob { literal, .. } => literal.as_deref().map(|literal| vec![literal]),
+            Test::Regex { literals, .. } => {
+                literals.as_ref().map(|all| all.iter().map(|text| &**text).collect())
+            }
+            _ => None,
+        }
+    }
+
+    /// True when the atom can only hold on a row that has the field (or, for keywords, any value).
+    pub(crate) fn needs_value(&self) -> bool {
+        !matches!(self.test, Test::Null)
+    }
+
+    /// Tests one value; `folded` is its case-folded form.
+    pub(crate) fn holds_for(&self, value: Value<'_>, folded_value: &[u8]) -> bool {
+        if value.kind == ValueKind::Null {
+            return matches!(self.test, Test::Exists | Test::Null);
+        }
+        match &self.test {
+            Test::Text { anchor, folded, cased: None } => anchor.holds(folded_value, folded),
+            Test::Text { anchor, cased: Some(needle), .. } => anchor.holds(value.bytes, needle),
+            Test::Glob { glob, cased, .. } => glob.matches(if *cased { value.bytes } else { folded_value }),
+            Test::Regex { regex, .. } => regex.is_match(value.bytes),
+            Test::AnyText | Test::Exists => true,
+            Test::Null | Test::FieldRef { .. } => false,
+            Test::Cidr(network) => address(value.bytes).is_some_and(|address| in_network(network, address)),
+            Test::Compare { number, accept } => {
+                Number::parse(value.bytes).and_then(|found| found.partial_cmp(number)).is_some_and(accept)
+            }
+            Test::TimePart { part, number, accept } => {
+                time_part(value.bytes, *part).is_some_and(|found| accept(found.cmp(number)))
+            }
+        }
+    }
+}
+
+fn address(text: &[u8]) -> Option<IpAddr> {
+    std::str::from_utf8(text).ok()?.trim().parse().ok()
+}
+
+/// IPv4-mapped IPv6 addresses are judged as the IPv4 address they stand for.
+fn in_network(network: &IpNet, address: IpAddr) -> bool {
+    network.contains(&address) || network.contains(&address.to_canonical())
+}
+
+fn text(anchor: Anchor, plan: &AtomPlan) -> Result<Test, String> {
+    let needle = match &plan.value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Number(number) => number.to_string(),
+        serde_json::Value::Bool(flag) => flag.to_string(),
+        _ => return Err("a value to compare with is text, a number or a boolean".to_owned()),
+    };
+    if needle.is_empty() && anchor != Anchor::Exact {
+        return Ok(Test::AnyText);
+    }
+    Ok(Test::Text {
+        anchor,
+        folded: folded(needle.as_bytes()),
+        cased: plan.cased.then(|| needle.into_bytes().into_boxed_slice()),
+    })
+}
+
+fn glob(plan: &AtomPlan) -> Result<Test, String> {
+    let parts = plan.value.as_array().ok_or("a wildcard value is a list of parts")?;
+    let mut compiled = Vec::with_capacity(parts.len());
+    for part in parts {
+        compiled.push(match part {
+            serde_json::Value::String(text) if plan.cased => GlobPart::Literal(text.clone().into_bytes()),
+            serde_json::Value::String(text) => GlobPart::Literal(folded(text.as_bytes()).into_vec()),
+            other => match other.get("wild").and_then(|wild| wild.as_str()) {
+                Some("*") => GlobPart::Many,
+                Some("?") => GlobPart::One,
+                _ => return Err(format!("unknown part of a wildcard value: {other}")),
+            },
+        });
+    }
+    if !compiled.is_empty() && compiled.iter().all(|part| *part == GlobPart::Many) {
+        return Ok(Test::AnyText);
+    }
+    let glob = Glob::new(&compiled);
+    let literal = glob.longest_literal().map(folded);
+    Ok(Test::Glob { glob, cased: plan.cased, literal })
+}
+
+fn compare(plan: &AtomPlan, accept: fn(Ordering) -> bool) -> Result<Test, String> {
+    let written = match &plan.value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Number(number) => number.to_string(),
+        other => return Err(format!("{other} is not a number")),
+    };
+    let number = Number::parse(written.as_bytes()).ok_or_else(|| format!("{written:?} is not a number"))?;
+    Ok(Test::Compare { number, accept })
+}
+
+/// A part of an RFC 3339 time or of epoch seconds, in the time's own offset (epoch: UTC).
+fn time_part(text: &[u8], part: TimePart) -> Option<i64> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    let (date, hour, minute) = if let Ok(seconds) = text.parse::<f64>() {
+        let seconds = seconds.floor() as i64;
+        let clock = seconds.rem_euclid(86_400);
+        (civil_from_days(seconds.div_euclid(86_400)), clock / 3_600, clock / 60 % 60)
+    } else {
+        let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
+        let separators =
+            text.get(4..5)? == "-" && text.get(7..8)? == "-" && text.get(13..14).is_none_or(|c| c == ":");
+        if !separators {
+            return None;
+        }
+        let date = (number(0..4)?, number(5..7)?, number(8..10)?);
+        (date, number(11..13).unwrap_or(0), number(14..16).unwrap_or(0))
+    };
+    Some(match part {
+        TimePart::Minute => minute,
+        TimePart::Hour => hour,
+        TimePart::Day => date.2,
+        TimePart::Month => date.1,
+        TimePart::Year => date.0,
+        TimePart::Week => iso_week(date),
+    })
+}
+
+/// Days since 1970-01-01 to (year, month, day), proleptic Gregorian.
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468; // days since 0000-03-01
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+fn days_from_civil((year, month, day): (i64, i64, i64)) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+/// ISO 8601 week number.
+fn iso_week(date: (i64, i64, i64)) -> i64 {
+    let days = days_from_civil(date);
+    let weekday = (days + 3).rem_euclid(7); // Monday = 0
+    let thursday = days - weekday + 3;
+    let year = civil_from_days(thursday).0;
+    (thursday - days_from_civil((year, 1, 1))) / 7 + 1
+}
+
+/// Tests an atom on a row the slow, direct way and says which value made it hold.
+///
+/// The value is `None` when the absence of one did (null).
+pub(crate) fn witness<'a>(
+    atom: &Atom,
+    row: RowRef<'a>,
+    ids: &[Option<ironpost_events::FieldId>],
+    fold: &mut Vec<u8>,
+) -> Option<Option<(&'a [u8], Value<'a>)>> {
+    let Some(field) = atom.field else {
+        for cell in row.cells().iter().filter(|cell| !is_raw(row, cell)) {
+            let value = row.value_of(cell);
+            fold_into(value.bytes, fold);
+            if atom.holds_for(value, fold) {
+                return Some(Some((row.name_of(cell), value)));
+            }
+        }
+        let raw = raw_value(row)?;
+        fold_into(raw.bytes, fold);
+        return atom.holds_for(raw, fold).then_some(Some((b"event.original".as_slice(), raw)));
+    };
+    let Some(id) = ids.get(field as usize).copied().flatten() else {
+        return matches!(atom.test, Test::Null).then_some(None);
+    };
+    let mut present = false;
+    for cell in row.cells().iter().filter(|cell| cell.field == id) {
+        present = true;
+        let value = row.value_of(cell);
+        let holds = match &atom.test {
+            Test::FieldRef { other, anchor, cased } => {
+                field_reference(row, value, ids.get(*other as usize).copied().flatten(), *anchor, *cased)
+            }
+            _ => {
+                fold_into(value.bytes, fold);
+                atom.holds_for(value, fold)
+            }
+        };
+        if holds {
+            return Some(Some((row.name_of(cell), value)));
+        }
+    }
+    (!present && matches!(atom.test, Test::Null)).then_some(None)
+}
+
+/// True for a cell that only repeats the raw record, which keywords see once or not at all.
+pub(crate) fn is_raw(row: RowRef<'_>, cell: &Cell) -> bool {
+    cell.value == row.info().raw
+}
+
+/// The raw record, when it is text a keyword may search: the raw form of a JSON object would add its keys and escapes.
+pub(crate) fn raw_value(row: RowRef<'_>) -> Option<Value<'_>> {
+    let raw = row.raw();
+    (!raw.is_empty() && raw.first() != Some(&b'{')).then_some(Value { kind: ValueKind::Text, bytes: raw })
+}
+
+/// Compares a value with the values of another field.
+fn field_reference(
+    row: RowRef<'_>,
+    value: Value<'_>,
+    other: Option<ironpost_events::FieldId>,
+    anchor: Anchor,
+    cased: bool,
+) -> bool {
+    let Some(other) = other else { return false };
+    if value.kind == ValueKind::Null {
+        return false;
+    }
+    row.values(other).filter(|candidate| candidate.kind != ValueKind::Null).any(|candidate| {
+        if cased {
+            anchor.holds(value.bytes, candidate.bytes)
+        } else {
+            anchor.holds(&folded(value.bytes), &folded(candidate.bytes))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn iso_weeks_follow_the_calendar() {
+        for (text, week) in [
+            ("2021-01-03T00:00:00Z", 53),
+            ("2021-01-04", 1),
+            ("2026-11-20T18:00:00Z", 47),
+            ("2016-01-01", 53),
+        ] {
+            assert_eq!(time_part(text.as_bytes(), TimePart::Week), Some(week), "{text}");
+        }
+    }
+
+    #[test]
+    fn epoch_seconds_and_text_give_the_same_parts() {
+        assert_eq!(time_part(b"1614000000", TimePart::Day), Some(22));
+        assert_eq!(time_part(b"1614000000", TimePart::Hour), Some(13));
+        assert_eq!(time_part(b"2021-02-22T13:20:00+00:00", TimePart::Minute), Some(20));
+        assert_eq!(time_part(b"garbage", TimePart::Year), None);
+    }
+
+    #[test]
+    fn an_unusable_regex_says_why_in_one_line() {
+        let reason = check_regex(r"(?=a)b").unwrap();
+        assert!(reason.contains("look-around"), "{reason}");
+        assert_eq!(check_regex(r"a+b"), None);
+    }
+}

@@ -1,0 +1,401 @@
+//! From plan to executable rules.
+
+use crate::atom::Atom;
+use crate::plan::{
+    CorrelationPlan, CorrelationType, Expr, LogsourcePlan, Plan, PlanError, RulePlan, VERSION,
+};
+use crate::program::Program;
+use ironpost_events::{FieldId, FieldTable, Logsource};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+
+/// A condition over atoms; references are already resolved.
+#[derive(Clone, Debug)]
+pub(crate) enum Node {
+    And(Box<[Node]>),
+    Or(Box<[Node]>),
+    Not(Box<Node>),
+    Atom(u32),
+    Const(bool),
+}
+
+/// A rule ready to be evaluated.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) id: String,
+    pub(crate) title: String,
+    pub(crate) level: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) emit: bool,
+    pub(crate) logsource: LogsourcePlan,
+    pub(crate) fields: Vec<u32>,
+    pub(crate) entity: Vec<u32>,
+    pub(crate) condition: Node,
+    /// The named selections and the condition as written, for explanations.
+    pub(crate) selections: BTreeMap<String, Node>,
+    pub(crate) shape: Shape,
+}
+
+/// The condition with its references kept.
+#[derive(Clone, Debug)]
+pub(crate) enum Shape {
+    All(Box<[Shape]>),
+    Any(Box<[Shape]>),
+    Not(Box<Shape>),
+    Selection(String),
+    Leaf(Node),
+}
+
+/// A correlation with names resolved to indices.
+#[derive(Debug)]
+pub(crate) struct Correlation {
+    pub(crate) plan: CorrelationPlan,
+    /// What the correlation means, without where it was written.
+    pub(crate) fingerprint: String,
+    /// Per feeding rule, where its events carry the group keys and the counted values.
+    pub(crate) feeders: FxHashMap<Feeder, Reads>,
+    pub(crate) entity: Box<[u32]>,
+    pub(crate) fields: Box<[u32]>,
+}
+
+/// Fields a correlation reads from the events of one rule; of the names of one key the first present counts.
+#[derive(Debug)]
+pub(crate) struct Reads {
+    /// In the order of `group_by`.
+    pub(crate) groups: Box<[Box<[u32]>]>,
+    /// In the order of `field`.
+    pub(crate) values: Box<[Box<[u32]>]>,
+}
+
+/// What may feed a correlation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Feeder {
+    Rule(u32),
+    Correlation(u32),
+}
+
+/// Rules and correlations of a plan, checked and compiled, independent of any field table.
+#[derive(Debug)]
+pub struct RuleSet {
+    pub(crate) names: Vec<String>,
+    pub(crate) atoms: Vec<Atom>,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) correlations: Vec<Correlation>,
+    /// Correlations fed by each rule or correlation.
+    pub(crate) feeds: FxHashMap<Feeder, Vec<u32>>,
+}
+
+#[derive(Default)]
+struct Interner {
+    names: Vec<String>,
+    ids: FxHashMap<String, u32>,
+}
+
+impl Interner {
+    fn id(&mut self, name: &str) -> u32 {
+        if let Some(&id) = self.ids.get(name) {
+            return id;
+        }
+        let id = self.names.len() as u32;
+        self.names.push(name.to_owned());
+        self.ids.insert(name.to_owned(), id);
+        id
+    }
+
+    fn all(&mut self, names: &[String]) -> Vec<u32> {
+        names.iter().map(|name| self.id(name)).collect()
+    }
+}
+
+#[derive(Default)]
+struct Builder {
+    names: Interner,
+    atoms: Vec<Atom>,
+    known: FxHashMap<String, u32>,
+}
+
+impl Builder {
+    fn node(&mut self, rule: &RulePlan, expr: &Expr, depth: usize) -> Result<Node, PlanError> {
+        Ok(match expr {
+            Expr::And(parts) => Node::And(self.nodes(rule, parts, depth)?),
+            Expr::Or(parts) => Node::Or(self.nodes(rule, parts, depth)?),
+            Expr::Not(inner) => Node::Not(Box::new(self.node(rule, inner, depth)?)),
+            Expr::Const(value) => Node::Const(*value),
+            Expr::Ref(name) => match rule.detections.get(name) {
+                // Selections may not refer to each other further than a few steps; a cycle ends here.
+                Some(selection) if depth < 8 => self.node(rule, selection, depth + 1)?,
+                _ => return Err(PlanError::UnknownDetection { rule: rule.id.clone(), name: name.clone() }),
+            },
+            Expr::Atom(plan) => {
+                let key = serde_json::to_string(plan)?;
+                if let Some(&index) = self.known.get(&key) {
+                    return Ok(Node::Atom(index));
+                }
+                let names = &mut self.names;
+                let atom = Atom::compile(plan, |name| names.id(name)).map_err(|reason| PlanError::Value {
+                    rule: rule.id.clone(),
+                    field: plan.field.clone().unwrap_or_else(|| "keywords".to_owned()),
+                    reason,
+                })?;
+                let index = self.atoms.len() as u32;
+                self.atoms.push(atom);
+                self.known.insert(key, index);
+                Node::Atom(index)
+            }
+        })
+    }
+
+    fn nodes(&mut self, rule: &RulePlan, parts: &[Expr], depth: usize) -> Result<Box<[Node]>, PlanError> {
+        parts.iter().map(|part| self.node(rule, part, depth)).collect()
+    }
+
+    fn shape(&mut self, rule: &RulePlan, expr: &Expr) -> Result<Shape, PlanError> {
+        Ok(match expr {
+            Expr::And(parts) => {
+                Shape::All(parts.iter().map(|part| self.shape(rule, part)).collect::<Result<_, _>>()?)
+            }
+            Expr::Or(parts) => {
+                Shape::Any(parts.iter().map(|part| self.shape(rule, part)).collect::<Result<_, _>>()?)
+            }
+            Expr::Not(inner) => Shape::Not(Box::new(self.shape(rule, inner)?)),
+            Expr::Ref(name) => Shape::Selection(name.clone()),
+            leaf => Shape::Leaf(self.node(rule, leaf, 0)?),
+        })
+    }
+
+    fn rule(&mut self, plan: RulePlan) -> Result<Rule, PlanError> {
+        let condition = self.node(&plan, &plan.condition, 0)?;
+        let shape = self.shape(&plan, &plan.condition)?;
+        let mut selections = BTreeMap::new();
+        for (name, expr) in &plan.detections {
+            selections.insert(name.clone(), self.node(&plan, expr, 1)?);
+        }
+        Ok(Rule {
+            fields: self.names.all(&plan.fields),
+            entity: self.names.all(&plan.entity),
+            id: plan.id,
+            title: plan.title,
+            level: plan.level,
+            tags: plan.tags,
+            emit: plan.emit,
+            logsource: plan.logsource,
+            condition,
+            selections,
+            shape,
+        })
+    }
+
+    fn correlation(
+        &mut self,
+        plan: CorrelationPlan,
+        feeders: &BTreeMap<String, Feeder>,
+    ) -> Result<Correlation, PlanError> {
+        let refuse =
+            |reason: &str| PlanError::Correlation { correlation: plan.id.clone(), reason: reason.to_owned() };
+        if plan.timespan_ns <= 0 {
+            return Err(refuse("timespan must be positive"));
+        }
+        if plan.rules.is_empty() {
+            return Err(refuse("needs at least one rule"));
+        }
+        let temporal = matches!(plan.kind, CorrelationType::Temporal | CorrelationType::TemporalOrdered);
+        if plan.condition.is_empty() && !temporal {
+            return Err(refuse("needs a condition such as gte: 5"));
+        }
+        if plan.kind == CorrelationType::ValueCount && plan.field.is_empty() {
+            return Err(refuse("value_count needs a field"));
+        }
+        let mut reads = FxHashMap::default();
+        for rule in &plan.rules {
+            let feeder = *feeders
+                .get(rule)
+                .filter(|_| rule != &plan.id)
+                .ok_or_else(|| PlanError::UnknownRule { correlation: plan.id.clone(), rule: rule.clone() })?;
+            let mut resolve = |names: &[String]| -> Box<[Box<[u32]>]> {
+                names
+                    .iter()
+                    .map(|name| {
+                        let alias = plan.aliases.get(name).and_then(|per_rule| per_rule.get(rule));
+                        self.names
+                            .all(alias.map_or(std::slice::from_ref(name), |names| names.as_slice()))
+                            .into()
+                    })
+                    .collect()
+            };
+            reads.insert(feeder, Reads { groups: resolve(&plan.group_by), values: resolve(&plan.field) });
+        }
+        let meaning = CorrelationPlan { path: None, line: None, title: String::new(), ..plan.clone() };
+        Ok(Correlation {
+            fingerprint: crate::detection::digest(&[serde_json::to_string(&meaning)?.as_bytes()])[..16]
+                .to_owned(),
+            feeders: reads,
+            entity: self.names.all(&plan.entity).into(),
+            fields: self.names.all(&plan.fields).into(),
+            plan,
+        })
+    }
+}
+
+impl RuleSet {
+    /// Reads and checks a plan.
+    ///
+    /// **Shape**: `{"version": 1, "rules": […], "correlations": […]}`. A rule has `id`, `title`, `level`, `tags`, `emit`,
+    /// `logsource` (per part a list of alternatives or null), `fields`, `entity`, `detections` (name → expression) and
+    /// `condition`. An expression is `{"and": […]}`, `{"or": […]}`, `{"not": …}`, `{"ref": name}`, `{"const": bool}` or
+    /// `{"atom": {"field": name | null, "op": …, "value": …, "cased": bool}}`.
+    ///
+    /// # Errors
+    /// [`PlanError`], naming the rule, when anything in the plan cannot be executed.
+    pub fn from_plan(json: &[u8]) -> Result<Self, PlanError> {
+        let plan: Plan = serde_json::from_slice(json)?;
+        if plan.version != VERSION {
+            return Err(PlanError::Version(plan.version));
+        }
+        let mut builder = Builder::default();
+        let mut feeders = BTreeMap::new();
+        let ids = plan.rules.iter().map(|rule| &rule.id).chain(plan.correlations.iter().map(|rule| &rule.id));
+        for (index, id) in ids.enumerate() {
+            let feeder = match index.checked_sub(plan.rules.len()) {
+                None => Feeder::Rule(index as u32),
+                Some(correlation) => Feeder::Correlation(correlation as u32),
+            };
+            if feeders.insert(id.clone(), feeder).is_some() {
+                return Err(PlanError::DuplicateId(id.clone()));
+            }
+        }
+        let rules = plan.rules.into_iter().map(|rule| builder.rule(rule)).collect::<Result<Vec<_>, _>>()?;
+        let correlations = plan
+            .correlations
+            .into_iter()
+            .map(|correlation| builder.correlation(correlation, &feeders))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut feeds: FxHashMap<Feeder, Vec<u32>> = FxHashMap::default();
+        for (index, correlation) in correlations.iter().enumerate() {
+            for &feeder in correlation.feeders.keys() {
+                feeds.entry(feeder).or_default().push(index as u32);
+            }
+        }
+        refuse_cycles(&correlations)?;
+        Ok(Self { names: builder.names.names, atoms: builder.atoms, rules, correlations, feeds })
+    }
+
+    /// Names of every field the rules read; they belong into the [`FieldTable`].
+    pub fn field_names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str).chain(crate::detection::ALWAYS_READ)
+    }
+
+    /// Number of rules and of correlations.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.rules.len(), self.correlations.len())
+    }
+
+    /// Resolves field names against a table; the result evaluates batches that use this table.
+    pub fn bind(self: Arc<Self>, table: Arc<FieldTable>) -> Compiled {
+        let ids = self.names.iter().map(|name| table.id(name)).collect();
+        let always = crate::detection::ALWAYS_READ.map(|name| table.id(name));
+        Compiled { set: self, ids, always, table, programs: RwLock::default() }
+    }
+}
+
+/// A correlation may feed another one, but never itself through others.
+fn refuse_cycles(correlations: &[Correlation]) -> Result<(), PlanError> {
+    let mut done: FxHashSet<u32> = FxHashSet::default();
+    while done.len() < correlations.len() {
+        let ready = (0..correlations.len() as u32).find(|index| {
+            !done.contains(index)
+                && correlations[*index as usize].feeders.keys().all(|feeder| match feeder {
+                    Feeder::Rule(_) => true,
+                    Feeder::Correlation(inner) => done.contains(inner),
+                })
+        });
+        match ready {
+            Some(index) => done.insert(index),
+            None => {
+                let stuck =
+                    (0..correlations.len()).find(|index| !done.contains(&(*index as u32))).unwrap_or(0);
+                return Err(PlanError::UnknownRule {
+                    correlation: correlations[stuck].plan.id.clone(),
+                    rule: correlations[stuck].plan.rules.join(", "),
+                });
+            }
+        };
+    }
+    Ok(())
+}
+
+/// Programs kept at once.
+const MAX_PROGRAMS: usize = 256;
+
+/// A rule set bound to a field table: what workers evaluate.
+#[derive(Debug)]
+pub struct Compiled {
+    pub(crate) set: Arc<RuleSet>,
+    pub(crate) ids: Vec<Option<FieldId>>,
+    pub(crate) always: [Option<FieldId>; crate::detection::ALWAYS_READ.len()],
+    table: Arc<FieldTable>,
+    programs: RwLock<Programs>,
+}
+
+#[derive(Debug, Default)]
+struct Programs {
+    by_source: FxHashMap<Logsource, Arc<Program>>,
+    by_rules: FxHashMap<Vec<u32>, Arc<Program>>,
+}
+
+impl Compiled {
+    /// The rule set.
+    pub fn rules(&self) -> &Arc<RuleSet> {
+        &self.set
+    }
+
+    /// The table whose ids the compiled rules use.
+    pub fn fields(&self) -> &Arc<FieldTable> {
+        &self.table
+    }
+
+    /// Id of a rule by the index in a [`crate::Match`].
+    pub fn rule_id(&self, rule: u32) -> &str {
+        self.set.rules.get(rule as usize).map_or("", |rule| &rule.id)
+    }
+
+    /// The program for events of a log source; made when the source is first seen.
+    pub(crate) fn program(&self, source: &Logsource) -> Arc<Program> {
+        if let Ok(programs) = self.programs.read()
+            && let Some(program) = programs.by_source.get(source)
+        {
+            return Arc::clone(program);
+        }
+        let mut programs = match self.programs.write() {
+            Ok(guard) => guard,
+            Err(poisoned) => poisoned.into_inner(), // a program is inserted whole or not at all
+        };
+        if programs.by_source.len() >= MAX_PROGRAMS {
+            *programs = Programs::default(); // log sources come from configuration; this many are a mistake, not a load
+        }
+        let routed: Vec<u32> = (0..self.set.rules.len() as u32)
+            .filter(|&rule| accepts(&self.set.rules[rule as usize].logsource, source))
+            .collect();
+        let program = match programs.by_rules.get(&routed) {
+            Some(program) => Arc::clone(program),
+            None => {
+                let program = Arc::new(Program::build(self, &routed));
+                programs.by_rules.insert(routed, Arc::clone(&program));
+                program
+            }
+        };
+        programs.by_source.insert(source.clone(), Arc::clone(&program));
+        program
+    }
+}
+
+/// True when a rule for `wanted` may look at events of `source`; an unknown part of the source matches anything.
+fn accepts(wanted: &LogsourcePlan, source: &Logsource) -> bool {
+    let part = |wanted: &Option<Vec<String>>, known: &Option<Box<str>>| match (wanted, known) {
+        (Some(choices), Some(known)) => choices.iter().any(|choice| choice.eq_ignore_ascii_case(known)),
+        _ => true,
+    };
+    part(&wanted.product, &source.product)
+        && part(&wanted.category, &source.category)
+        && part(&wanted.service, &source.service)
+}

@@ -1,0 +1,29 @@
+//! Executes compiled Sigma rules over event batches.
+//!
+//! Python lowers rule text to a *plan* (plain JSON, see [`RuleSet::from_plan`]); this crate checks the plan, binds it to
+//! a field table and evaluates it. Matching is stateless and runs on any thread ([`Compiled::evaluate`]); counting over
+//! time is done by one [`Correlator`], which also turns matches into [`Detection`]s.
+//!
+//! Speed comes from four habits: rules are routed by log source; the literals of a field's conditions share one
+//! Aho-Corasick automaton; every distinct condition is tested at most once per event; and a rule is looked at only when
+//! one of its *witnesses* (conditions without which it cannot hold) was seen.
+
+mod atom;
+mod compile;
+mod correlate;
+mod detection;
+mod evaluate;
+mod explain;
+mod lru;
+mod plan;
+mod program;
+mod regex_literals;
+mod text;
+mod window;
+
+pub use atom::check_regex;
+pub use compile::{Compiled, RuleSet};
+pub use correlate::{Correlator, SourcePosition, WindowChange};
+pub use detection::{Detection, DetectionKind, Entity, Matched};
+pub use evaluate::{Match, Scratch};
+pub use plan::PlanError;

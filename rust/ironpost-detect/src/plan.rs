@@ -1,0 +1,231 @@
+//! The plan: what Python lowers rules to, as plain JSON (version 1).
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The only version this crate executes.
+pub(crate) const VERSION: u32 = 1;
+
+/// A plan that cannot be executed. Every variant names the rule.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Not JSON, or not of the plan's shape.
+    #[error("rule plan is not readable: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Made by another version of the compiler.
+    #[error("rule plan has version {0}, expected {VERSION}: compile the rules again")]
+    Version(u32),
+    /// A condition names a detection that does not exist.
+    #[error("rule {rule}: condition names unknown detection {name:?}")]
+    UnknownDetection {
+        /// Rule id.
+        rule: String,
+        /// The name.
+        name: String,
+    },
+    /// A condition's value does not fit its operator.
+    #[error("rule {rule}: field {field}: {reason}")]
+    Value {
+        /// Rule id.
+        rule: String,
+        /// Field name, `keywords` without one.
+        field: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A correlation refers to a rule that is not in the plan, or to itself.
+    #[error("correlation {correlation}: unknown or circular rule {rule:?}")]
+    UnknownRule {
+        /// Correlation id.
+        correlation: String,
+        /// The missing rule.
+        rule: String,
+    },
+    /// A correlation lacks something its type needs.
+    #[error("correlation {correlation}: {reason}")]
+    Correlation {
+        /// Correlation id.
+        correlation: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Two rules share an id.
+    #[error("rule id {0} is used twice")]
+    DuplicateId(String),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Plan {
+    pub(crate) version: u32,
+    #[serde(default)]
+    pub(crate) rules: Vec<RulePlan>,
+    #[serde(default)]
+    pub(crate) correlations: Vec<CorrelationPlan>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn medium() -> String {
+    "medium".to_owned()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RulePlan {
+    pub(crate) id: String,
+    #[serde(default)]
+    pub(crate) title: String,
+    #[serde(default = "medium")]
+    pub(crate) level: String,
+    #[serde(default, rename = "status")]
+    pub(crate) _status: Option<String>,
+    #[serde(default)]
+    pub(crate) tags: Vec<String>,
+    #[serde(default, rename = "path")]
+    pub(crate) _path: Option<String>,
+    #[serde(default, rename = "line")]
+    pub(crate) _line: Option<u64>,
+    #[serde(default = "yes")]
+    pub(crate) emit: bool,
+    #[serde(default)]
+    pub(crate) logsource: LogsourcePlan,
+    #[serde(default)]
+    pub(crate) fields: Vec<String>,
+    #[serde(default)]
+    pub(crate) entity: Vec<String>,
+    #[serde(default)]
+    pub(crate) detections: BTreeMap<String, Expr>,
+    pub(crate) condition: Expr,
+}
+
+/// Alternatives per part; `None` accepts anything.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Hash)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LogsourcePlan {
+    #[serde(default)]
+    pub(crate) product: Option<Vec<String>>,
+    #[serde(default)]
+    pub(crate) category: Option<Vec<String>>,
+    #[serde(default)]
+    pub(crate) service: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CorrelationPlan {
+    pub(crate) id: String,
+    #[serde(default)]
+    pub(crate) title: String,
+    #[serde(default = "medium")]
+    pub(crate) level: String,
+    #[serde(default)]
+    pub(crate) tags: Vec<String>,
+    #[serde(default)]
+    pub(crate) path: Option<String>,
+    #[serde(default)]
+    pub(crate) line: Option<u64>,
+    #[serde(rename = "type")]
+    pub(crate) kind: CorrelationType,
+    pub(crate) rules: Vec<String>,
+    #[serde(default)]
+    pub(crate) group_by: Vec<String>,
+    #[serde(default)]
+    pub(crate) field: Vec<String>,
+    pub(crate) timespan_ns: i64,
+    pub(crate) condition: BTreeMap<Comparison, f64>,
+    #[serde(default)]
+    pub(crate) aliases: BTreeMap<String, BTreeMap<String, Names>>,
+    #[serde(default = "yes")]
+    pub(crate) emit: bool,
+    #[serde(default)]
+    pub(crate) entity: Vec<String>,
+    #[serde(default)]
+    pub(crate) fields: Vec<String>,
+}
+
+/// One field name, or several of which the first one present counts.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Names {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Names {
+    pub(crate) fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CorrelationType {
+    EventCount,
+    ValueCount,
+    Temporal,
+    TemporalOrdered,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Comparison {
+    Gt,
+    Gte,
+    Lt,
+    Lte,
+    Eq,
+    Neq,
+}
+
+/// A boolean expression over atoms.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Expr {
+    And(Vec<Expr>),
+    Or(Vec<Expr>),
+    Not(Box<Expr>),
+    Ref(String),
+    Const(bool),
+    Atom(AtomPlan),
+}
+
+/// One condition on one field; `field: None` is a keyword, searched in every value.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AtomPlan {
+    pub(crate) field: Option<String>,
+    pub(crate) op: Op,
+    #[serde(default)]
+    pub(crate) value: serde_json::Value,
+    #[serde(default)]
+    pub(crate) cased: bool,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Op {
+    Equals,
+    Contains,
+    Startswith,
+    Endswith,
+    /// Value: list of literals (text) and `{"wild": "*"}` / `{"wild": "?"}`.
+    Wildcard,
+    Regex,
+    Cidr,
+    Exists,
+    Null,
+    Lt,
+    Lte,
+    Gt,
+    Gte,
+    /// Value: field name, or `{"field": name, "match": "equals|contains|startswith|endswith"}`.
+    Fieldref,
+    /// Value: `{"part": "minute|hour|day|week|month|year", "compare": "eq|lt|lte|gt|gte", "number": n}`.
+    Timepart,
+}

@@ -1,0 +1,113 @@
+//! Literals that every match of a regular expression contains.
+
+use crate::text::{fold_character, folded};
+use regex_syntax::hir::{Class, Hir, HirKind};
+
+/// More alternatives than this are not worth a prefilter.
+const MAX_ALTERNATIVES: usize = 64;
+/// A shorter literal is in nearly every text.
+const MIN_LENGTH: usize = 3;
+
+/// Case-folded literals of which at least one occurs in the case-folded form of every text `pattern` matches; `None` when
+/// no useful set exists.
+pub(crate) fn required(pattern: &str) -> Option<Vec<Box<[u8]>>> {
+    let hir = regex_syntax::ParserBuilder::new().utf8(false).build().parse(pattern).ok()?;
+    let found = walk(&hir)?;
+    let mut literals: Vec<Box<[u8]>> = found.iter().map(|text| folded(text.as_bytes())).collect();
+    literals.sort();
+    literals.dedup();
+    literals.iter().all(|literal| literal.len() >= MIN_LENGTH).then_some(literals)
+}
+
+/// The text a node stands for when case is ignored, if it is one text.
+fn single(hir: &Hir) -> Option<String> {
+    match hir.kind() {
+        HirKind::Literal(literal) => std::str::from_utf8(&literal.0).ok().map(str::to_owned),
+        HirKind::Class(Class::Unicode(class)) => {
+            let mut found = None;
+            for range in class.ranges() {
+                if u32::from(range.end()) - u32::from(range.start()) > 2 {
+                    return None;
+                }
+                for character in (range.start()..=range.end()).map(fold_character) {
+                    if *found.get_or_insert(character) != character {
+                        return None;
+                    }
+                }
+            }
+            found.map(String::from)
+        }
+        HirKind::Capture(capture) => single(&capture.sub),
+        _ => None,
+    }
+}
+
+fn walk(hir: &Hir) -> Option<Vec<String>> {
+    if let Some(text) = single(hir) {
+        return Some(vec![text]);
+    }
+    match hir.kind() {
+        HirKind::Capture(capture) => walk(&capture.sub),
+        HirKind::Repetition(repetition) if repetition.min >= 1 => walk(&repetition.sub),
+        HirKind::Alternation(choices) => {
+            let mut all = Vec::new();
+            for choice in choices {
+                all.extend(walk(choice)?);
+                if all.len() > MAX_ALTERNATIVES {
+                    return None;
+                }
+            }
+            Some(all)
+        }
+        HirKind::Concat(parts) => {
+            let mut best: Option<Vec<String>> = None;
+            let mut run = String::new();
+            for part in parts {
+                match single(part) {
+                    Some(text) => run.push_str(&text),
+                    None => {
+                        consider(&mut best, vec![std::mem::take(&mut run)]);
+                        if let Some(found) = walk(part) {
+                            consider(&mut best, found);
+                        }
+                    }
+                }
+            }
+            consider(&mut best, vec![run]);
+            best
+        }
+        _ => None,
+    }
+}
+
+/// Keeps the set whose shortest literal is longest; of equals, the smaller.
+fn consider(best: &mut Option<Vec<String>>, candidate: Vec<String>) {
+    let score =
+        |set: &Vec<String>| (set.iter().map(String::len).min().unwrap_or(0), std::cmp::Reverse(set.len()));
+    if score(&candidate).0 == 0 {
+        return;
+    }
+    if best.as_ref().is_none_or(|current| score(&candidate) > score(current)) {
+        *best = Some(candidate);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::required;
+
+    fn texts(pattern: &str) -> Option<Vec<String>> {
+        required(pattern)
+            .map(|set| set.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect())
+    }
+
+    #[test]
+    fn the_longest_unavoidable_literal_is_found() {
+        assert_eq!(texts(r"\d+ Failed (password|login) for"), Some(vec![" failed ".into()]));
+        assert_eq!(texts(r"(?i)PowerShell.*-e"), Some(vec!["powershell".into()]));
+        assert_eq!(texts(r"(alpha|beta)\d"), Some(vec!["alpha".into(), "beta".into()]));
+        assert_eq!(texts(r"(alpha)?x"), None);
+        assert_eq!(texts(r"a.b"), None);
+        assert_eq!(texts(r"(?:curl){2}"), Some(vec!["curl".into()]));
+    }
+}
