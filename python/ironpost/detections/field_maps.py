@@ -1,0 +1,124 @@
+"""Field maps: which names an event may use for a field a rule asks for, chosen by log source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ironpost.detections.documents import Document, read_documents, refuse_unknown_keys
+from ironpost.errors import RuleError
+
+PARTS = ("product", "category", "service")
+"""The parts of a log source."""
+_KEYS = frozenset({"name", "description", "logsource", "reads", "fields"})
+
+
+@dataclass(frozen=True, slots=True)
+class FieldMap:
+    """One map.
+
+    Attributes:
+        logsource: What a rule's log source must say for the map to apply; per part the accepted words.
+        reads: Which log sources of events such a rule really reads, where that differs; ``None`` for a part means any.
+        fields: Rule field to the event fields that carry it, besides the rule's own name.
+    """
+
+    name: str
+    logsource: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reads: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def applies_to(self, logsource: Mapping[str, str]) -> bool:
+        """Says whether the map is meant for rules of this log source."""
+        return all(logsource.get(part, "").lower() in words for part, words in self.logsource.items())
+
+
+@dataclass(frozen=True, slots=True)
+class FieldMapper:
+    """All maps that apply to one log source, merged; later maps add to earlier ones."""
+
+    fields: Mapping[str, tuple[str, ...]]
+    reads: Mapping[str, tuple[str, ...] | None]
+
+    def targets(self, name: str) -> tuple[str, ...]:
+        """Returns every event field that may carry the rule's field, the rule's own name first."""
+        return (name, *(target for target in self.fields.get(name, ()) if target != name))
+
+
+class FieldMaps:
+    """The maps in use."""
+
+    def __init__(self, maps: Sequence[FieldMap]) -> None:
+        self._maps = tuple(maps)
+        self._mappers: dict[tuple[str, ...], FieldMapper] = {}
+
+    def mapper(self, logsource: Mapping[str, str]) -> FieldMapper:
+        """Returns the merged map for a log source."""
+        key = tuple(logsource.get(part, "") for part in PARTS)
+        found = self._mappers.get(key)
+        if found is None:
+            fields: dict[str, tuple[str, ...]] = {}
+            reads: dict[str, tuple[str, ...] | None] = {}
+            for mapping in self._maps:
+                if mapping.applies_to(logsource):
+                    for name, targets in mapping.fields.items():
+                        fields[name] = tuple(dict.fromkeys((*fields.get(name, ()), *targets)))
+                    reads.update(mapping.reads)
+            found = self._mappers[key] = FieldMapper(fields, reads)
+        return found
+
+
+def shipped_maps() -> list[FieldMap]:
+    """Reads the maps that come with the package."""
+    return load_maps([Path(str(resources.files("ironpost") / "data" / "field_maps"))])
+
+
+def load_maps(paths: Iterable[Path]) -> list[FieldMap]:
+    """Reads field maps from files and directories.
+
+    Raises:
+        RuleError: When a map can't be used; a wrong map would silently blind rules, so none is skipped.
+    """
+    maps: list[FieldMap] = []
+    for path in paths:
+        files = sorted(path.glob("*.yml")) if path.is_dir() else [path]
+        for file in files:
+            for document in read_documents(file):
+                if isinstance(document, RuleError):
+                    raise document
+                maps.append(_field_map(document))
+    return maps
+
+
+def _field_map(document: Document) -> FieldMap:
+    data, path = document.data, document.path
+    refuse_unknown_keys(data, _KEYS, path=path, where="a field map")
+
+    def words(value: Any, key: str) -> tuple[str, ...]:
+        listed = value if isinstance(value, list) else [value]
+        if not listed or not all(isinstance(item, str) and item for item in listed):
+            raise RuleError(f"{key} is text or a list of texts", path=path, line=data.line_of(key), field=key)
+        return tuple(listed)
+
+    def parts(key: str) -> dict[str, Any]:
+        section = data.get(key) or {}
+        if not isinstance(section, dict):
+            raise RuleError(f"{key} is a mapping", path=path, line=data.line_of(key), field=key)
+        refuse_unknown_keys(section, frozenset(PARTS), path=path, where=key)
+        return section
+
+    fields = data.get("fields") or {}
+    if not isinstance(fields, dict):
+        raise RuleError("fields is a mapping", path=path, line=data.line_of("fields"), field="fields")
+    return FieldMap(
+        name=str(data.get("name") or Path(path).stem),
+        logsource={
+            part: tuple(word.lower() for word in words(value, "logsource"))
+            for part, value in parts("logsource").items()
+        },
+        reads={part: None if value is None else words(value, "reads") for part, value in parts("reads").items()},
+        fields={name: words(targets, "fields") for name, targets in fields.items()},
+    )

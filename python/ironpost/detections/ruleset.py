@@ -1,0 +1,345 @@
+"""Sets of rules: loaded, explained, compiled, run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ironpost import _core
+from ironpost.detections.documents import Document, check_readable, parse_documents, read_documents, rule_files
+from ironpost.detections.field_maps import PARTS, FieldMap, FieldMaps, load_maps, shipped_maps
+from ironpost.detections.short_form import is_short_form, lower_short_form
+from ironpost.detections.sigma import Compiler, Filter, Rule
+from ironpost.detections.supply import Supply, unfed_reasons
+from ironpost.errors import RuleError
+from ironpost.model import Detection
+from ironpost.ownership import Doubt
+
+MAX_RULES = 10_000
+"""Further rules are refused."""
+_CHUNK_BYTES = 1 << 20
+_CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRule:
+    """A rule, or file, that is not in use."""
+
+    path: str
+    line: int
+    reason: str
+    rule_id: str = ""
+    hint: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns path, line and reason, and the rule's id and a hint where known."""
+        made: dict[str, Any] = {"path": self.path, "line": self.line, "reason": self.reason}
+        if self.rule_id:
+            made["id"] = self.rule_id
+        if self.hint:
+            made["hint"] = self.hint
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class UnfedRule:
+    """A rule in use that nothing on this host can make fire."""
+
+    rule_id: str
+    path: str
+    line: int
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns id, path, line and reason."""
+        return {"id": self.rule_id, "path": self.path, "line": self.line, "reason": self.reason}
+
+
+Events: TypeAlias = Iterable[Mapping[str, Any]] | bytes | str | Path | _core.EventBatch
+"""Mappings, newline-separated JSON as bytes, the path of such a file, or a batch made by ``ironpost.parse``."""
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """Rules ready to run.
+
+    Attributes:
+        rules: Rules and correlations in use.
+        refused: What could not be used, with path, line and reason; it never stops the others.
+        supply: What ``unfed`` judges by.
+    """
+
+    rules: tuple[Rule, ...]
+    refused: tuple[RefusedRule, ...] = ()
+    supply: Supply | None = None
+
+    @classmethod
+    def load(
+        cls,
+        *paths: str | Path,
+        field_maps: Iterable[str | Path | FieldMap] = (),
+        placeholders: Mapping[str, Sequence[str]] | None = None,
+        doubt: Callable[[Path], Doubt | None] | None = None,
+    ) -> RuleSet:
+        """Loads rules from files and directories (searched for ``.yml`` and ``.yaml``).
+
+        Args:
+            paths: Files and directories.
+            field_maps: Maps besides the shipped ones, as objects or as paths.
+            placeholders: Values for ``%name%`` in values with the ``expand`` modifier.
+            doubt: Says why a file may be a stranger's; such a file is refused. None trusts all.
+
+        Raises:
+            RuleError: When a named path doesn't exist or can't be read, or a field map can't be used. Rules that can't
+                are listed in ``refused``.
+        """
+        loader = _Loader(_maps(field_maps), placeholders or {})
+        for path in paths:
+            check_readable(Path(path))
+            for file in rule_files(Path(path)):
+                found = doubt(file) if doubt else None
+                loader.take(read_documents(file) if found is None else [_not_ours(file, found)])
+        return loader.finish()
+
+    @classmethod
+    def from_text(
+        cls,
+        text: str,
+        *,
+        path: str = "",
+        field_maps: Iterable[str | Path | FieldMap] = (),
+        placeholders: Mapping[str, Sequence[str]] | None = None,
+    ) -> RuleSet:
+        """Like :meth:`load` for YAML text at hand."""
+        loader = _Loader(_maps(field_maps), placeholders or {})
+        loader.take(parse_documents(text, path))
+        return loader.finish()
+
+    @cached_property
+    def plan(self) -> bytes:
+        """The compiled plan the engine executes: JSON, version 1."""
+        rules = [rule.plan for rule in self.rules if rule.kind == "rule"]
+        correlations = [rule.plan for rule in self.rules if rule.kind == "correlation"]
+        return json.dumps({"version": 1, "rules": rules, "correlations": correlations}, separators=(",", ":")).encode()
+
+    @cached_property
+    def native(self) -> _core.RuleSet:
+        """The engine's form of the rules."""
+        return _core.RuleSet(self.plan)
+
+    @cached_property
+    def unfed(self) -> tuple[UnfedRule, ...]:
+        """Rules whose fields or log source nothing on this host supplies, with the reason."""
+        reasons = unfed_reasons(self.rules, self.supply or Supply.shipped())
+        return tuple(
+            UnfedRule(rule.id, rule.path, rule.line, reasons[rule.id]) for rule in self.rules if rule.id in reasons
+        )
+
+    def rule(self, rule_id: str) -> Rule:
+        """Returns a rule by id.
+
+        Raises:
+            KeyError: When there is none.
+        """
+        return self._by_id[rule_id]
+
+    @cached_property
+    def _by_id(self) -> dict[str, Rule]:
+        return {rule.id: rule for rule in self.rules}
+
+    def detect(self, events: Events, *, logsource: Mapping[str, str] | None = None) -> Iterator[Detection]:
+        """Runs the rules over events in their order and yields what they find.
+
+        Args:
+            events: Mappings, newline-separated JSON as bytes, the path of such a file, or a batch made by
+                ``ironpost.parse``.
+            logsource: Product, category and service of all events. Without it each event is judged by what it says
+                itself, and one that says nothing is shown to every rule.
+
+        Raises:
+            OSError: When the file can't be read.
+            ValueError: For an unknown key in ``logsource``.
+        """
+        known = dict(logsource or {})
+        for part in known:
+            if part not in PARTS:
+                raise ValueError(f"logsource has no {part!r}; it has {', '.join(PARTS)}")
+        session = self.native.session((known.get("product"), known.get("category"), known.get("service")))
+        if isinstance(events, _core.EventBatch):
+            pieces: Iterable[bytes] = (session.feed_batch(events),)
+        else:
+            pieces = map(session.feed, _chunks(events))
+        for piece in pieces:
+            for found in json.loads(piece):
+                if found["timestamp"] is None:
+                    found["timestamp"] = 0
+                yield Detection.from_json(found)
+
+
+def _maps(given: Iterable[str | Path | FieldMap]) -> FieldMaps:
+    maps = shipped_maps()
+    for item in given:
+        maps += [item] if isinstance(item, FieldMap) else load_maps([Path(item)])
+    return FieldMaps(maps)
+
+
+def _not_ours(file: Path, doubt: Doubt) -> RuleError:
+    return RuleError(f"not used, a stranger could change it: {doubt}", path=str(file), hint=doubt.remedy)
+
+
+def _chunks(events: Any) -> Iterator[bytes]:
+    """Pieces of newline-separated JSON that end at a line's end."""
+    if isinstance(events, (str, Path)):
+        with Path(events).open("rb") as file:
+            rest = b""
+            while piece := file.read(_CHUNK_BYTES):
+                rest += piece
+                whole, found, rest = rest.rpartition(b"\n")
+                if found:
+                    yield whole + found
+            if rest:
+                yield rest
+    elif isinstance(events, (bytes, bytearray, memoryview)):
+        content = bytes(events)
+        start = 0
+        while start < len(content):
+            end = content.find(b"\n", min(start + _CHUNK_BYTES, len(content)))
+            end = len(content) if end < 0 else end + 1
+            yield content[start:end]
+            start = end
+    else:
+        lines: list[str] = []
+        size = 0
+        for event in events:
+            lines.append(json.dumps(event, ensure_ascii=False, separators=(",", ":"), default=str))
+            size += len(lines[-1])
+            if len(lines) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
+                yield ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
+                lines, size = [], 0
+        if lines:
+            yield ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
+
+
+class _Loader:
+    """Collects documents, then resolves what refers to other documents."""
+
+    def __init__(self, maps: FieldMaps, placeholders: Mapping[str, Sequence[str]]) -> None:
+        self._check = _core.check_regex
+        self._compiler = Compiler(maps, placeholders, self._check)
+        self._rules: list[Rule] = []
+        self._refused: list[RefusedRule] = []
+        self._correlations: list[Document] = []
+        self._filters: list[Filter] = []
+        self._places: dict[str, Rule] = {}
+
+    def take(self, documents: Iterable[Document | RuleError]) -> None:
+        for document in documents:
+            if isinstance(document, RuleError):
+                self._refuse(document, "")
+                continue
+            try:
+                self._take_one(document)
+            except RuleError as error:
+                data = document.data
+                self._refuse(error, str(data.get("id") or data.get("name") or ""), document)
+
+    def _take_one(self, document: Document) -> None:
+        data = document.data
+        if "action" in data:
+            reason = "'action' documents belong to an older Sigma; write each rule whole"
+            raise RuleError(reason, path=document.path, line=data.line_of("action"), field="action")
+        if "correlation" in data:
+            self._correlations.append(document)
+        elif "filter" in data:
+            self._filters.append(self._compiler.filter(document))
+        elif is_short_form(data):
+            rules, enabled = lower_short_form(document, self._check)
+            if enabled:
+                for rule in rules:
+                    self._add(rule)
+        else:
+            self._add(self._compiler.rule(document))
+
+    def finish(self) -> RuleSet:
+        self._apply_filters()
+        self._resolve_correlations()
+        rules = RuleSet(tuple(self._rules), tuple(self._refused))
+        try:
+            _ = rules.native
+        except RuleError:
+            # The engine is the last judge. What it refuses alone is taken out; the others stay.
+            self._rules = [rule for rule in self._rules if rule.kind != "rule" or self._is_executable(rule)]
+            return RuleSet(tuple(self._rules), tuple(self._refused))
+        return rules
+
+    def _is_executable(self, rule: Rule) -> bool:
+        try:
+            _ = RuleSet((rule,)).native
+        except RuleError as error:
+            self._refused.append(RefusedRule(rule.path, rule.line, error.reason, rule.id))
+            return False
+        return True
+
+    def _add(self, rule: Rule) -> None:
+        before = self._places.get(rule.id)
+        if before is not None:
+            reason = f"id {rule.id!r} is already used at {before.path}:{before.line}"
+            raise RuleError(reason, path=rule.path, line=rule.line, field="id")
+        if len(self._rules) >= MAX_RULES:
+            raise RuleError(f"more than {MAX_RULES:,} rules", path=rule.path, line=rule.line)
+        self._places[rule.id] = rule
+        self._rules.append(rule)
+
+    def _refuse(self, error: RuleError, rule_id: str, document: Document | None = None) -> None:
+        reason = f"{error.field}: {error.reason}" if error.field else error.reason
+        line = error.line or (document.line if document else 0)
+        self._refused.append(RefusedRule(error.path, line, reason, rule_id, error.hint))
+
+    def _apply_filters(self) -> None:
+        for added in self._filters:
+            used = False
+            for index, rule in enumerate(self._rules):
+                named = added.rules is None or rule.id in added.rules or rule.name in added.rules
+                contained = all(rule.logsource.get(part) == word for part, word in added.logsource.items())
+                if rule.kind == "rule" and rule.mapper is not None and named and contained:
+                    self._rules[index] = self._compiler.filtered(rule, added)
+                    used = True
+            if not used and added.rules is not None:
+                reason = f"filter fits no rule; it names {', '.join(added.rules)}"
+                self._refused.append(RefusedRule(added.path, added.line, reason, added.id))
+
+    def _resolve_correlations(self) -> None:
+        known: dict[str, Rule] = {}
+        for rule in self._rules:
+            known[rule.id] = rule
+            if rule.name:
+                known.setdefault(rule.name, rule)
+        waiting = self._correlations
+        silent: set[str] = set()
+        loud: set[str] = set()
+        while waiting:
+            later: list[tuple[Document, RuleError]] = []
+            for document in waiting:
+                try:
+                    made = self._compiler.correlation(document, known)
+                    self._add(made)
+                except RuleError as error:
+                    later.append((document, error))
+                    continue
+                known[made.id] = made
+                if made.name:
+                    known.setdefault(made.name, made)
+                section = document.data["correlation"]
+                (loud if section.get("generate") is True else silent).update(made.plan["rules"])
+            if len(later) == len(waiting):
+                for document, reason in later:
+                    self._refuse(reason, str(document.data.get("id") or document.data.get("name") or ""), document)
+                break
+            waiting = [document for document, _ in later]
+        for index, rule in enumerate(self._rules):
+            if rule.id in silent - loud and rule.emit and not rule.always_emit:
+                self._rules[index] = replace(rule, emit=False, plan={**rule.plan, "emit": False})

@@ -1,0 +1,136 @@
+"""A rule matched: what the native engine reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ironpost.model import times
+from ironpost.model.entity import ContainerIdentity, Entity
+from ironpost.model.severity import Severity
+
+MAX_EVIDENCE = 10
+"""Lines of evidence kept with a detection and with an alert."""
+
+TRUST_LEVELS = ("host", "container", "unauthenticated", "spoofable")
+"""Who could have written a record, the most believable first."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedField:
+    """One reason of a match: this selection found this value in this field."""
+
+    selection: str
+    field: str
+    value: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the reason as a JSON object."""
+        return {"selection": self.selection, "field": self.field, "value": self.value}
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One match of a rule or correlation.
+
+    Attributes:
+        id: 32 hexadecimal digits derived from rule, group and the position of the deciding record, so that reading the
+            same record again gives the same id.
+        timestamp: Event time in nanoseconds, or the time of receipt when the event has none.
+        event_index: Row of the event in its batch.
+        group: Group-by fields and values of a correlation.
+        trust: Who could have written the record: ``host``, ``container``, ``unauthenticated`` or ``spoofable``.
+        position: Place of the deciding record in its source, opaque.
+        container: The container it came from as it was then, once looked up.
+    """
+
+    id: str
+    rule_id: str
+    rule_title: str
+    level: Severity
+    kind: str
+    timestamp: int
+    entity: Entity = field(default_factory=Entity)
+    event_index: int = 0
+    group: tuple[tuple[str, str], ...] = ()
+    matched: tuple[MatchedField, ...] = ()
+    evidence: tuple[str, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
+    count: int = 1
+    trace_id: str = ""
+    trust: str = ""
+    source: str = ""
+    position: str = ""
+    container_id: str = ""
+    tags: tuple[str, ...] = ()
+    container: ContainerIdentity | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the detection as a JSON object; times are RFC 3339 text."""
+        return {
+            "id": self.id,
+            "rule_id": self.rule_id,
+            "rule_title": self.rule_title,
+            "level": str(self.level),
+            "kind": self.kind,
+            "timestamp": times.to_text(self.timestamp),
+            "entity": self.entity.to_json(),
+            "event_index": self.event_index,
+            "group": dict(self.group),
+            "matched": [reason.to_json() for reason in self.matched],
+            "evidence": list(self.evidence),
+            "fields": dict(self.fields),
+            "count": self.count,
+            "trace_id": self.trace_id,
+            "trust": self.trust,
+            "source": self.source,
+            "position": self.position,
+            "container_id": self.container_id,
+            "tags": list(self.tags),
+            "container": self.container.to_json() if self.container else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Detection:
+        """Reads what the native engine or :meth:`to_json` wrote.
+
+        Raises:
+            KeyError: When a key that every detection has is missing.
+            ValueError: When a level or time can't be read.
+        """
+        group = value.get("group") or {}
+        pairs = group.items() if isinstance(group, Mapping) else group
+        container = value.get("container")
+        return cls(
+            id=str(value["id"]),
+            rule_id=str(value["rule_id"]),
+            rule_title=str(value.get("rule_title") or value["rule_id"]),
+            level=Severity.parse(str(value.get("level") or "info")),
+            kind=str(value.get("kind", "rule")),
+            timestamp=times.from_json(value["timestamp"]),
+            entity=Entity.from_json(value.get("entity")),
+            event_index=int(value.get("event_index", value.get("row", 0)) or 0),
+            group=tuple((str(name), str(text)) for name, text in pairs),
+            matched=tuple(
+                MatchedField(
+                    str(reason.get("selection", "")), str(reason.get("field", "")), str(reason.get("value", ""))
+                )
+                for reason in value.get("matched") or ()
+            ),
+            evidence=tuple(str(line) for line in value.get("evidence") or ())[:MAX_EVIDENCE],
+            fields={str(name): str(text) for name, text in (value.get("fields") or {}).items()},
+            count=int(value.get("count", 1) or 1),
+            trace_id=str(value.get("trace_id") or ""),
+            trust=str(value.get("trust") or ""),
+            source=str(value.get("source") or ""),
+            position=str(value.get("position", "") if value.get("position") is not None else ""),
+            container_id=str(value.get("container_id") or ""),
+            tags=tuple(str(tag) for tag in value.get("tags") or ()),
+            container=ContainerIdentity.from_json(container) if container else None,
+        )
+
+
+def stronger_trust(one: str, other: str) -> str:
+    """Returns the more believable of two levels; an unknown one, or none, is less than any known."""
+    return min(one, other, key=lambda trust: TRUST_LEVELS.index(trust) if trust in TRUST_LEVELS else len(TRUST_LEVELS))
