@@ -1,15 +1,16 @@
 """Rule files as plain data with line numbers, read safely.
 
-PyYAML's C parser builds the node tree; the data is made here, so that nothing depends on YAML's surprises: ``on``,
-``no`` and ``yes`` stay text, dates stay text, numbers keep the form in which they were written, tags are refused,
-duplicate keys are refused, and aliases may not multiply a small file into a large one.
+PyYAML's C scanner gives events; the data is made here, so that nothing depends on YAML's surprises: ``on``, ``no``
+and ``yes`` stay text, dates stay text, numbers keep the form in which they were written, tags, merge keys and
+duplicate keys are refused, and aliases may not multiply a small file into a large one. Reading stops at the first value
+too many or too deep: PyYAML's own tree builder recurses in C and ends the process on deep nesting.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ from ironpost.errors import RuleError
 MAX_FILE_BYTES = 10 * 1024 * 1024
 """Larger rule files are refused."""
 
-_MAX_NODES = 200_000
+MAX_VALUES = 20_000
+"""Documents with more values, those that aliases repeat included, are refused. The largest public rule has 4,433."""
 _MAX_DEPTH = 40
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
-_PLAIN_TAGS = frozenset(
-    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge")
-)
-_CONTAINER_TAGS = frozenset({"tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"})
+_PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "null"))
+_TEXT_TAG = "tag:yaml.org,2002:str"
+_CONTAINER_TAGS = frozenset({None, "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"})
+_DOCUMENT_START = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^%", re.MULTILINE)
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})
@@ -89,10 +92,7 @@ def rule_files(path: Path) -> Iterator[Path]:
 
 
 def read_documents(path: Path) -> Iterator[Document | RuleError]:
-    """Yields every document of a file; what can't be read is yielded as an error, and the rest of the file goes on.
-
-    Only a syntax error ends a file, because nothing after it can be told apart.
-    """
+    """Yields every document of a file; what can't be read is yielded as an error, and the rest of the file goes on."""
     name = str(path)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
@@ -112,25 +112,50 @@ def read_documents(path: Path) -> Iterator[Document | RuleError]:
 
 def parse_documents(text: str, path: str = "") -> Iterator[Document | RuleError]:
     """Like :func:`read_documents` for text at hand."""
-    loader = _Loader(text)
+    for line, piece in _pieces(text):
+        yield from _parse(piece, path, line)
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    """The documents as text with the number of lines before each, so that a syntax error ends only its own document.
+
+    ``---`` at the start of a line begins a document whatever stands around it (YAML 1.2.2, rule c-forbidden).
+    Directives stand before that mark; a text that may have some is read as one piece.
+    """
+    starts = [] if _DIRECTIVE.search(text) else [found.start() for found in _DOCUMENT_START.finditer(text)]
+    line = previous = 0
+    for start in starts:
+        if start > previous:
+            yield line, text[previous:start]
+            line += text.count("\n", previous, start)
+            previous = start
+    yield line, text[previous:]
+
+
+def _parse(text: str, path: str, lines_before: int) -> Iterator[Document | RuleError]:
+    try:
+        loader = _Loader(text)
+    except (yaml.YAMLError, ValueError) as error:
+        yield RuleError(f"YAML: {str(error).splitlines()[0]}", path=path, line=lines_before + 1)
+        return
     try:
         while True:
-            try:
-                if not loader.check_node():
-                    return
-                node = loader.get_node()
-            except yaml.MarkedYAMLError as error:
-                line = error.problem_mark.line + 1 if error.problem_mark else 0
-                yield RuleError(f"YAML: {error.problem or error.context}", path=path, line=line)
+            event = loader.get_event()
+            if isinstance(event, yaml.StreamEndEvent):
                 return
-            except (yaml.YAMLError, RecursionError, ValueError) as error:
-                yield RuleError(f"YAML: {str(error).splitlines()[0]}", path=path)
-                return
-            line = node.start_mark.line + 1
+            if not isinstance(event, yaml.DocumentStartEvent):
+                continue
+            event = loader.get_event()
+            line = lines_before + event.start_mark.line + 1
             try:
-                data = _Builder(path).build(node, 0)
+                data = _Builder(path, lines_before, loader.get_event).build(event, 0)
+            except _TooLargeError as error:
+                yield error
+                return  # reading on would cost what the limit is there to save
             except RuleError as error:
                 yield error
+                while not isinstance(event, yaml.DocumentEndEvent):
+                    event = loader.get_event()
                 continue
             if data is None:
                 continue  # an empty document between two separators
@@ -138,41 +163,111 @@ def parse_documents(text: str, path: str = "") -> Iterator[Document | RuleError]
                 yield RuleError("a rule is a mapping of keys to values", path=path, line=line)
                 continue
             yield Document(path, line, data)
+    except yaml.MarkedYAMLError as error:
+        line = lines_before + (error.problem_mark.line + 1 if error.problem_mark else 0)
+        yield RuleError(f"YAML: {error.problem or error.context}", path=path, line=line)
+    except (yaml.YAMLError, ValueError) as error:
+        yield RuleError(f"YAML: {str(error).splitlines()[0]}", path=path, line=lines_before + 1)
     finally:
         loader.dispose()
 
 
-class _Builder:
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._nodes = 0
+class _TooLargeError(RuleError):
+    """The rest of the document is not worth reading."""
 
-    def build(self, node: Any, depth: int) -> Any:
-        self._nodes += 1
-        line = node.start_mark.line + 1
-        if self._nodes > _MAX_NODES:
-            raise RuleError(f"more than {_MAX_NODES:,} values, aliases included", path=self._path, line=line)
+
+class _Builder:
+    """Makes the data of one document from parser events."""
+
+    def __init__(self, path: str, lines_before: int, next_event: Callable[[], Any]) -> None:
+        self._path = path
+        self._first_line = lines_before + 1
+        self._next = next_event
+        self._values = 0
+        self._anchors: dict[str, tuple[Any, int] | None] = {}
+
+    def _line(self, event: Any) -> int:
+        return int(self._first_line + event.start_mark.line)
+
+    def _fail(self, reason: str, event: Any) -> RuleError:
+        return RuleError(reason, path=self._path, line=self._line(event))
+
+    def _count(self, values: int, event: Any) -> None:
+        self._values += values
+        if self._values > MAX_VALUES:
+            reason = f"more than {MAX_VALUES:,} values, aliases included"
+            raise _TooLargeError(
+                reason,
+                path=self._path,
+                line=self._line(event),
+                hint="split the document into several rules",
+            )
+
+    def build(self, event: Any, depth: int) -> Any:
+        self._count(1, event)
+        kind = type(event)
+        if kind is yaml.ScalarEvent:
+            value = self._scalar(event)
+            if event.anchor:
+                self._anchors[event.anchor] = (value, 1)
+            return value
+        if kind is yaml.AliasEvent:
+            return self._alias(event)
         if depth > _MAX_DEPTH:
-            raise RuleError(f"nested deeper than {_MAX_DEPTH} levels", path=self._path, line=line)
-        if isinstance(node, yaml.ScalarNode):
-            if node.tag not in _PLAIN_TAGS:
-                raise RuleError(f"YAML tag {node.tag} is not allowed", path=self._path, line=line)
-            return _plain(node.value) if not node.style else node.value
-        if node.tag not in _CONTAINER_TAGS:
-            raise RuleError(f"YAML tag {node.tag} is not allowed", path=self._path, line=line)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(item, depth + 1) for item in node.value]
-        section = Section(line)
-        for key_node, value_node in node.value:
-            key_line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise RuleError("a key is text, not a list or mapping", path=self._path, line=key_line)
-            key = key_node.value
+            raise _TooLargeError(
+                f"nested deeper than {_MAX_DEPTH} levels",
+                path=self._path,
+                line=self._line(event),
+            )
+        if event.tag not in _CONTAINER_TAGS:
+            raise self._fail(f"YAML tag {event.tag} is not allowed", event)
+        before = self._values
+        if event.anchor:
+            self._anchors[event.anchor] = None
+        value = self._list(depth) if kind is yaml.SequenceStartEvent else self._section(event, depth)
+        if event.anchor:
+            self._anchors[event.anchor] = (value, self._values - before + 1)
+        return value
+
+    def _list(self, depth: int) -> list[Any]:
+        made = []
+        while type(event := self._next()) is not yaml.SequenceEndEvent:
+            made.append(self.build(event, depth + 1))
+        return made
+
+    def _section(self, start: Any, depth: int) -> Section:
+        section = Section(self._line(start))
+        while type(event := self._next()) is not yaml.MappingEndEvent:
+            if type(event) is not yaml.ScalarEvent:
+                raise self._fail("a key is text, not a list, a mapping or an alias", event)
+            key = event.value
             if key in section:
-                raise RuleError(f"key {key!r} is given twice", path=self._path, line=key_line)
-            section[key] = self.build(value_node, depth + 1)
-            section.key_lines[key] = key_line
+                raise self._fail(f"key {key!r} is given twice", event)
+            if key == "<<" and not event.style:
+                raise self._fail("merge keys ('<<') are not allowed; write the keys out", event)
+            if event.tag not in (None, _TEXT_TAG):
+                raise self._fail(f"YAML tag {event.tag} is not allowed", event)
+            section.key_lines[key] = self._line(event)
+            section[key] = self.build(self._next(), depth + 1)
         return section
+
+    def _scalar(self, event: Any) -> Any:
+        if event.tag is None:
+            return event.value if event.style else _plain(event.value)
+        if event.tag in _PLAIN_TAGS:
+            return _plain(event.value)
+        if event.tag != _TEXT_TAG:
+            raise self._fail(f"YAML tag {event.tag} is not allowed", event)
+        return event.value
+
+    def _alias(self, event: Any) -> Any:
+        if event.anchor not in self._anchors:
+            raise self._fail(f"YAML: found undefined alias {event.anchor!r}", event)
+        found = self._anchors[event.anchor]
+        if found is None:
+            raise self._fail(f"alias {event.anchor!r} stands within itself and would be nested deeper for ever", event)
+        self._count(found[1] - 1, event)
+        return found[0]
 
 
 def _plain(text: str) -> Any:

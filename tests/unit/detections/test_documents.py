@@ -121,3 +121,35 @@ def test_a_named_path_that_may_not_be_read_is_no_empty_set(tmp_path, monkeypatch
     with pytest.raises(RuleError, match="Permission denied") as refused:
         RuleSet.load(tmp_path / name)
     assert refused.value.path == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["a: " + "[" * 100_000, "a: " + "{a: " * 100_000, "- " * 100_000, "? " * 100_000])
+def test_nesting_that_would_overflow_a_stack_is_refused_like_any_other(text: str) -> None:
+    assert "nested deeper" in problem(text).reason or "a key is text" in problem(text).reason
+
+
+def test_a_syntax_error_ends_only_its_own_document_and_lines_count_from_the_file_start() -> None:
+    first, second, third = parse_documents("a: 1\n---\nb: [\n---\nc: |\n  --- x\n  y\nd: 1\nd: 2\n", "r.yml")
+    assert isinstance(first, Document)
+    assert isinstance(second, RuleError)
+    assert isinstance(third, RuleError)
+    assert (second.line, third.line, third.reason) == (4, 9, "key 'd' is given twice")
+
+
+def test_a_document_with_too_many_values_is_refused_at_the_first_too_many() -> None:
+    error = problem("a:\n" + "  - x\n" * 100_000)
+    assert (error.line, error.hint) == (20_000, "split the document into several rules")
+    assert "more than 20,000 values" in error.reason
+
+
+def test_merge_keys_and_aliases_as_keys_are_refused() -> None:
+    assert "merge keys" in problem("a: &a {b: 1}\nc:\n  <<: *a\n").reason
+    assert "an alias" in problem("a: &a b\n*a : 1\n").reason
+
+
+def test_an_alias_gives_the_value_it_names() -> None:
+    assert only("a: &a [x, y]\nb: *a\n").data == {"a": ["x", "y"], "b": ["x", "y"]}
+
+
+def test_an_explicit_text_tag_keeps_the_text() -> None:
+    assert only("a: !!str 5\nb: !!int 5\n").data == {"a": "5", "b": 5}
