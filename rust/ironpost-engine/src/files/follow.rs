@@ -197,10 +197,10 @@ impl Follow {
                 continue;
             }
             match siblings::find(&self.path, place) {
-                Some((found, reader)) => {
-                    self.leave(reader);
+                Some(found) => {
+                    self.leave(found.reader);
                     if Some(place) == stored.current.as_ref() {
-                        newer = siblings::newer_than(&self.path, &found);
+                        newer = found.newer;
                     }
                 }
                 None => {
@@ -212,6 +212,10 @@ impl Follow {
                 }
             }
         }
+        // What stood at the path a moment ago may have been rotated since: it is read once, as the current one.
+        newer.retain(|reader: &Reader| {
+            at_path.as_ref().is_none_or(|here| (here.device, here.inode) != (reader.device, reader.inode))
+        });
         self.leave_unread(newer);
         if let Some(mut reader) = at_path {
             if !at_path_resumed {
@@ -242,17 +246,15 @@ impl Follow {
     }
 
     /// Reads rotated files that never were seen at the path: they came and went between two looks, or while nothing ran.
-    fn leave_unread(&mut self, paths: Vec<PathBuf>) {
-        for path in paths {
-            let known = inspect(&path).map_or(true, |metadata| self.owns(metadata.dev(), metadata.ino()));
-            if known {
+    fn leave_unread(&mut self, readers: Vec<Reader>) {
+        for mut reader in readers {
+            if self.owns(reader.device, reader.inode) {
                 continue;
             }
-            if let Ok(reader) = Reader::open(&path, self.generation + 1) {
-                self.generation += 1;
-                self.source.counters.note(Note::Rotations);
-                self.leave(reader);
-            }
+            self.generation += 1;
+            reader.generation = self.generation;
+            self.source.counters.note(Note::Rotations);
+            self.leave(reader);
         }
     }
 
@@ -327,11 +329,9 @@ impl Follow {
         if let Some(next) = next {
             self.missing_since = None;
             if let Some(old) = self.current.replace(next) {
-                let name = siblings::name_of(&self.path, old.device, old.inode);
+                let newer = siblings::newer_than_file(&self.path, old.device, old.inode);
                 self.leave(old);
-                self.leave_unread(
-                    name.map(|name| siblings::newer_than(&self.path, &name)).unwrap_or_default(),
-                );
+                self.leave_unread(newer);
             }
         }
     }
@@ -387,8 +387,8 @@ impl Follow {
                     let place = leaving.reader.place();
                     self.generation += 1;
                     leaving.reader.restart(self.generation);
-                    if let Some((_, copy)) = siblings::find(&self.path, &place) {
-                        self.leave(copy);
+                    if let Some(copy) = siblings::find(&self.path, &place) {
+                        self.leave(copy.reader);
                     }
                     return Ok((false, true));
                 }
@@ -418,7 +418,7 @@ impl Follow {
                 }
                 Ok(Read::Rewritten(buffer)) => {
                     lane.recycle(buffer);
-                    self.rewritten(sources);
+                    self.rewritten();
                     return Ok(true);
                 }
                 Ok(read) => self.hand_over(read, generation, lane)?,
@@ -432,15 +432,17 @@ impl Follow {
     }
 
     /// The file was truncated in place: its unread rest may live in a copy (logrotate's `copytruncate`).
-    fn rewritten(&mut self, sources: &Sources) {
-        let Some(old) = self.current.take() else { return };
+    fn rewritten(&mut self) {
+        let Some(reader) = &mut self.current else { return };
         self.source.counters.note(Note::Truncations);
-        if let Some((name, copy)) = siblings::find(&self.path, &old.place()) {
-            self.leave(copy);
-            self.leave_unread(siblings::newer_than(&self.path, &name));
-        }
+        // The open file is read on, whatever stands at the path by now: that is found out by the next look at it.
+        let place = reader.place();
         self.generation += 1;
-        self.current = self.open(self.generation, sources);
+        reader.restart(self.generation);
+        if let Some(copy) = siblings::find(&self.path, &place) {
+            self.leave(copy.reader);
+            self.leave_unread(copy.newer);
+        }
     }
 
     fn hand_over(&mut self, read: Read, generation: u64, lane: &Lane) -> Result<(), Closed> {
