@@ -1,5 +1,6 @@
 //! Atoms: one condition on one field, compiled.
 
+use crate::lookup::BoundLookup;
 use crate::plan::{AtomPlan, Op};
 use crate::regex_literals;
 use crate::text::{Glob, GlobPart, Number, fold_into, folded};
@@ -78,7 +79,7 @@ pub(crate) enum Test {
     },
 }
 
-/// A compiled atom. `field` is an index into the rule set's names; `None` is a keyword.
+/// A compiled atom. `field` is an index into the rule set's lookups; `None` is a keyword.
 #[derive(Debug)]
 pub(crate) struct Atom {
     pub(crate) field: Option<u32>,
@@ -109,7 +110,7 @@ pub fn check_regex(pattern: &str) -> Option<String> {
 }
 
 impl Atom {
-    /// Compiles an atom; `name` interns field names.
+    /// Compiles an atom; `name` interns what a field name stands for.
     pub(crate) fn compile(plan: &AtomPlan, mut name: impl FnMut(&str) -> u32) -> Result<Self, String> {
         let field = plan.field.as_deref().map(&mut name);
         let test = match plan.op {
@@ -353,7 +354,7 @@ fn iso_week(date: (i64, i64, i64)) -> i64 {
 pub(crate) fn witness<'a>(
     atom: &Atom,
     row: RowRef<'a>,
-    ids: &[Option<ironpost_events::FieldId>],
+    lookups: &[BoundLookup],
     fold: &mut Vec<u8>,
 ) -> Option<Option<(&'a [u8], Value<'a>)>> {
     let Some(field) = atom.field else {
@@ -368,16 +369,16 @@ pub(crate) fn witness<'a>(
         fold_into(raw.bytes, fold);
         return atom.holds_for(raw, fold).then_some(Some((b"event.original".as_slice(), raw)));
     };
-    let Some(id) = ids.get(field as usize).copied().flatten() else {
+    let Some(lookup) = lookups.get(field as usize).filter(|lookup| !lookup.is_empty()) else {
         return matches!(atom.test, Test::Null).then_some(None);
     };
     let mut present = false;
-    for cell in row.cells().iter().filter(|cell| cell.field == id) {
+    for cell in lookup.cells(row) {
         present = true;
         let value = row.value_of(cell);
         let holds = match &atom.test {
             Test::FieldRef { other, anchor, cased } => {
-                field_reference(row, value, ids.get(*other as usize).copied().flatten(), *anchor, *cased)
+                field_reference(row, value, lookups.get(*other as usize), *anchor, *cased)
             }
             _ => {
                 fold_into(value.bytes, fold);
@@ -406,7 +407,7 @@ pub(crate) fn raw_value(row: RowRef<'_>) -> Option<Value<'_>> {
 fn field_reference(
     row: RowRef<'_>,
     value: Value<'_>,
-    other: Option<ironpost_events::FieldId>,
+    other: Option<&BoundLookup>,
     anchor: Anchor,
     cased: bool,
 ) -> bool {
@@ -414,7 +415,8 @@ fn field_reference(
     if value.kind == ValueKind::Null {
         return false;
     }
-    row.values(other).filter(|candidate| candidate.kind != ValueKind::Null).any(|candidate| {
+    let candidates = other.cells(row).filter(|cell| cell.kind != ValueKind::Null);
+    candidates.map(|cell| row.value_of(cell)).any(|candidate| {
         if cased {
             anchor.holds(value.bytes, candidate.bytes)
         } else {

@@ -1,11 +1,13 @@
 //! From plan to executable rules.
 
 use crate::atom::Atom;
+use crate::derive::{BoundDeriver, Deriver};
+use crate::lookup::{BoundLookup, Lookup, Lookups};
 use crate::plan::{
-    CorrelationPlan, CorrelationType, Expr, LogsourcePlan, Plan, PlanError, RulePlan, VERSION,
+    CorrelationPlan, CorrelationType, Expr, LogsourcePlan, Op, Plan, PlanError, RulePlan, VERSION,
 };
 use crate::program::Program;
-use ironpost_events::{FieldId, FieldTable, Logsource};
+use ironpost_events::{FieldId, FieldTable};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
@@ -79,6 +81,9 @@ pub(crate) enum Feeder {
 #[derive(Debug)]
 pub struct RuleSet {
     pub(crate) names: Vec<String>,
+    /// What the fields of atoms stand for.
+    pub(crate) lookups: Vec<Lookup>,
+    pub(crate) deriver: Deriver,
     pub(crate) atoms: Vec<Atom>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) correlations: Vec<Correlation>,
@@ -87,13 +92,13 @@ pub struct RuleSet {
 }
 
 #[derive(Default)]
-struct Interner {
+pub(crate) struct Interner {
     names: Vec<String>,
     ids: FxHashMap<String, u32>,
 }
 
 impl Interner {
-    fn id(&mut self, name: &str) -> u32 {
+    pub(crate) fn id(&mut self, name: &str) -> u32 {
         if let Some(&id) = self.ids.get(name) {
             return id;
         }
@@ -103,7 +108,7 @@ impl Interner {
         id
     }
 
-    fn all(&mut self, names: &[String]) -> Vec<u32> {
+    pub(crate) fn all(&mut self, names: &[String]) -> Vec<u32> {
         names.iter().map(|name| self.id(name)).collect()
     }
 }
@@ -111,8 +116,9 @@ impl Interner {
 #[derive(Default)]
 struct Builder {
     names: Interner,
+    lookups: Lookups,
     atoms: Vec<Atom>,
-    known: FxHashMap<String, u32>,
+    known: FxHashMap<(Option<u32>, String), u32>,
 }
 
 impl Builder {
@@ -128,12 +134,18 @@ impl Builder {
                 _ => return Err(PlanError::UnknownDetection { rule: rule.id.clone(), name: name.clone() }),
             },
             Expr::Atom(plan) => {
-                let key = serde_json::to_string(plan)?;
+                let (names, lookups) = (&mut self.names, &mut self.lookups);
+                let mut lookup = |name: &str| lookups.id(rule.map, name, names);
+                // Rules share an atom when its field is looked up alike. What a second field means depends on the map.
+                let place = match (&plan.field, plan.op) {
+                    (_, Op::Fieldref) => rule.map,
+                    (field, _) => field.as_deref().map(&mut lookup),
+                };
+                let key = (place, serde_json::to_string(plan)?);
                 if let Some(&index) = self.known.get(&key) {
                     return Ok(Node::Atom(index));
                 }
-                let names = &mut self.names;
-                let atom = Atom::compile(plan, |name| names.id(name)).map_err(|reason| PlanError::Value {
+                let atom = Atom::compile(plan, lookup).map_err(|reason| PlanError::Value {
                     rule: rule.id.clone(),
                     field: plan.field.clone().unwrap_or_else(|| "keywords".to_owned()),
                     reason,
@@ -165,6 +177,10 @@ impl Builder {
     }
 
     fn rule(&mut self, plan: RulePlan) -> Result<Rule, PlanError> {
+        if !self.lookups.knows(plan.map) {
+            let what = format!("rule {}", plan.id);
+            return Err(PlanError::Names { what, reason: "its field map does not exist".to_owned() });
+        }
         let condition = self.node(&plan, &plan.condition, 0)?;
         let shape = self.shape(&plan, &plan.condition)?;
         let mut selections = BTreeMap::new();
@@ -172,7 +188,7 @@ impl Builder {
             selections.insert(name.clone(), self.node(&plan, expr, 1)?);
         }
         Ok(Rule {
-            fields: self.names.all(&plan.fields),
+            fields: self.lookups.event_fields(plan.map, &plan.fields, &mut self.names),
             entity: self.names.all(&plan.entity),
             id: plan.id,
             title: plan.title,
@@ -242,7 +258,8 @@ impl RuleSet {
     ///
     /// **Shape**: `{"version": 1, "rules": […], "correlations": […]}`. A rule has `id`, `title`, `level`, `tags`, `emit`,
     /// `logsource` (per part a list of alternatives or null), `fields`, `entity`, `detections` (name → expression) and
-    /// `condition`. An expression is `{"and": […]}`, `{"or": […]}`, `{"not": …}`, `{"ref": name}`, `{"const": bool}` or
+    /// `condition`; `map` is an index into the plan's `maps`, and `derive` says how an event's log source is told (see
+    /// `docs/reference/plan.md`). An expression is `{"and": […]}`, `{"or": […]}`, `{"not": …}`, `{"ref": name}`, `{"const": bool}` or
     /// `{"atom": {"field": name | null, "op": …, "value": …, "cased": bool}}`.
     ///
     /// # Errors
@@ -252,7 +269,8 @@ impl RuleSet {
         if plan.version != VERSION {
             return Err(PlanError::Version(plan.version));
         }
-        let mut builder = Builder::default();
+        let mut builder = Builder { lookups: Lookups::new(plan.maps), ..Builder::default() };
+        let deriver = Deriver::new(plan.derive, &mut builder.names)?;
         let mut feeders = BTreeMap::new();
         let ids = plan.rules.iter().map(|rule| &rule.id).chain(plan.correlations.iter().map(|rule| &rule.id));
         for (index, id) in ids.enumerate() {
@@ -277,7 +295,15 @@ impl RuleSet {
             }
         }
         refuse_cycles(&correlations)?;
-        Ok(Self { names: builder.names.names, atoms: builder.atoms, rules, correlations, feeds })
+        Ok(Self {
+            names: builder.names.names,
+            lookups: builder.lookups.finish(),
+            deriver,
+            atoms: builder.atoms,
+            rules,
+            correlations,
+            feeds,
+        })
     }
 
     /// Names of every field the rules read; they belong into the [`FieldTable`].
@@ -292,9 +318,11 @@ impl RuleSet {
 
     /// Resolves field names against a table; the result evaluates batches that use this table.
     pub fn bind(self: Arc<Self>, table: Arc<FieldTable>) -> Compiled {
-        let ids = self.names.iter().map(|name| table.id(name)).collect();
+        let ids: Vec<Option<FieldId>> = self.names.iter().map(|name| table.id(name)).collect();
         let always = crate::detection::ALWAYS_READ.map(|name| table.id(name));
-        Compiled { set: self, ids, always, table, programs: RwLock::default() }
+        let lookups = self.lookups.iter().map(|lookup| lookup.bind(&ids)).collect();
+        let deriver = self.deriver.bind(&ids);
+        Compiled { set: self, ids, lookups, deriver, always, table, programs: RwLock::default() }
     }
 }
 
@@ -324,14 +352,17 @@ fn refuse_cycles(correlations: &[Correlation]) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Programs kept at once.
-const MAX_PROGRAMS: usize = 256;
+/// Programs kept at once: one for every log source that can be derived, and those that sources are configured with.
+const MAX_PROGRAMS: usize = 1024;
 
 /// A rule set bound to a field table: what workers evaluate.
 #[derive(Debug)]
 pub struct Compiled {
     pub(crate) set: Arc<RuleSet>,
     pub(crate) ids: Vec<Option<FieldId>>,
+    /// By the lookup that an atom's field is.
+    pub(crate) lookups: Vec<BoundLookup>,
+    pub(crate) deriver: BoundDeriver,
     pub(crate) always: [Option<FieldId>; crate::detection::ALWAYS_READ.len()],
     table: Arc<FieldTable>,
     programs: RwLock<Programs>,
@@ -339,7 +370,7 @@ pub struct Compiled {
 
 #[derive(Debug, Default)]
 struct Programs {
-    by_source: FxHashMap<Logsource, Arc<Program>>,
+    by_source: FxHashMap<LogsourcePlan, Arc<Program>>,
     by_rules: FxHashMap<Vec<u32>, Arc<Program>>,
 }
 
@@ -360,7 +391,7 @@ impl Compiled {
     }
 
     /// The program for events of a log source; made when the source is first seen.
-    pub(crate) fn program(&self, source: &Logsource) -> Arc<Program> {
+    pub(crate) fn program(&self, source: &LogsourcePlan) -> Arc<Program> {
         if let Ok(programs) = self.programs.read()
             && let Some(program) = programs.by_source.get(source)
         {
@@ -390,9 +421,11 @@ impl Compiled {
 }
 
 /// True when a rule for `wanted` may look at events of `source`; an unknown part of the source matches anything.
-fn accepts(wanted: &LogsourcePlan, source: &Logsource) -> bool {
-    let part = |wanted: &Option<Vec<String>>, known: &Option<Box<str>>| match (wanted, known) {
-        (Some(choices), Some(known)) => choices.iter().any(|choice| choice.eq_ignore_ascii_case(known)),
+pub(crate) fn accepts(wanted: &LogsourcePlan, source: &LogsourcePlan) -> bool {
+    let part = |wanted: &Option<Vec<String>>, known: &Option<Vec<String>>| match (wanted, known) {
+        (Some(choices), Some(known)) => {
+            known.iter().any(|known| choices.iter().any(|choice| choice.eq_ignore_ascii_case(known)))
+        }
         _ => true,
     };
     part(&wanted.product, &source.product)

@@ -2,9 +2,11 @@
 
 use crate::atom::{self, Test};
 use crate::compile::{Compiled, Node};
+use crate::derive::told_source;
 use crate::program::{Program, Reached, Scanner};
 use crate::text::fold_into;
-use ironpost_events::{EventBatch, FieldId, RowRef, Value, ValueKind};
+use ironpost_events::{EventBatch, Logsource, RowRef, Value, ValueKind};
+use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
 /// A rule held on a row.
@@ -79,18 +81,37 @@ impl Scratch {
     }
 }
 
+/// What a batch says of the log source of its rows.
+struct Told {
+    program: Arc<Program>,
+    /// Category and service were not told: the event is asked.
+    open: bool,
+}
+
 impl Compiled {
+    fn told(&self, source: &Logsource) -> Told {
+        let open = source.category.is_none() && source.service.is_none();
+        Told { program: self.program(&told_source(source)), open }
+    }
+
     /// Appends every (row, rule) that holds, ordered by row and then by rule.
     ///
     /// The batch must use the field table the rules were bound to. Needs no lock while evaluating and may run on any
     /// number of threads, each with its own `scratch`.
     pub fn evaluate(&self, batch: &EventBatch, scratch: &mut Scratch, matches: &mut Vec<Match>) {
         scratch.fit(self);
-        let programs: Vec<Arc<Program>> =
-            batch.logsources().iter().map(|source| self.program(source)).collect();
+        let told: Vec<Told> = batch.logsources().iter().map(|source| self.told(source)).collect();
+        let mut derived: FxHashMap<(u16, u16), Arc<Program>> = FxHashMap::default();
         for index in 0..batch.len() {
             let row = batch.row(index);
-            let Some(program) = programs.get(usize::from(row.info().logsource)) else { continue };
+            let Some(source) = told.get(usize::from(row.info().logsource)) else { continue };
+            let program = match source.open.then(|| self.deriver.derive(row)).flatten() {
+                None => &source.program,
+                Some(found) => derived.entry((row.info().logsource, found)).or_insert_with(|| {
+                    let joined = self.set.deriver.joined(row.logsource(), found);
+                    joined.map_or_else(|| Arc::clone(&source.program), |joined| self.program(&joined))
+                }),
+            };
             scratch.next_row();
             self.scan_row(program, row, scratch);
             scratch.candidates.extend_from_slice(&program.always);
@@ -108,17 +129,25 @@ impl Compiled {
     /// Finds every atom that has a literal, and the watched ones.
     fn scan_row(&self, program: &Program, row: RowRef<'_>, scratch: &mut Scratch) {
         for cell in row.cells() {
-            let scanner =
-                if cell.field == FieldId::UNREGISTERED { None } else { program.scanner(cell.field) };
+            let reads = program.reads(cell.field);
             let keywords = program.keywords.as_deref().filter(|_| !atom::is_raw(row, cell));
-            if scanner.is_none() && keywords.is_none() {
+            if reads.is_empty() && keywords.is_none() {
                 continue;
             }
             let value = row.value_of(cell);
             let mut folded = std::mem::take(&mut scratch.folded);
             fold_into(value.bytes, &mut folded);
-            for scanner in [scanner, keywords].into_iter().flatten() {
-                self.scan_value(program, scanner, row, value, &folded, scratch);
+            for &read in reads {
+                // Null is never more than null, wherever it stands: only mere existence is asked of it.
+                if read.rank == 0
+                    || value.kind == ValueKind::Null
+                    || self.lookups[read.lookup as usize].counts(row, read.rank)
+                {
+                    self.scan_value(program, program.scanner(read), row, value, &folded, scratch);
+                }
+            }
+            if let Some(keywords) = keywords {
+                self.scan_value(program, keywords, row, value, &folded, scratch);
             }
             scratch.folded = folded;
         }
@@ -186,7 +215,7 @@ impl Compiled {
     fn test(&self, index: u32, row: RowRef<'_>, value: Value<'_>, folded: &[u8]) -> bool {
         let atom = &self.set.atoms[index as usize];
         match &atom.test {
-            Test::FieldRef { .. } => atom::witness(atom, row, &self.ids, &mut Vec::new()).is_some(),
+            Test::FieldRef { .. } => atom::witness(atom, row, &self.lookups, &mut Vec::new()).is_some(),
             _ => atom.holds_for(value, folded),
         }
     }
@@ -211,7 +240,7 @@ impl Compiled {
         // Scanning found every atom with a literal that holds: what it did not find does not.
         let answer = atom.literals().is_none() && {
             let mut folded = std::mem::take(&mut scratch.folded);
-            let answer = atom::witness(atom, row, &self.ids, &mut folded).is_some();
+            let answer = atom::witness(atom, row, &self.lookups, &mut folded).is_some();
             scratch.folded = folded;
             answer
         };

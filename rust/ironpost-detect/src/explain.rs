@@ -86,7 +86,7 @@ impl Explainer<'_, '_> {
             }
             Node::Atom(index) => {
                 let atom = &self.compiled.set.atoms[*index as usize];
-                let Some(held) = atom::witness(atom, self.row, &self.compiled.ids, &mut self.fold) else {
+                let Some(held) = atom::witness(atom, self.row, &self.compiled.lookups, &mut self.fold) else {
                     return false;
                 };
                 let entry = match held {
@@ -98,7 +98,8 @@ impl Explainer<'_, '_> {
                     None => Matched {
                         selection: selection.to_owned(),
                         field: atom.field.map_or_else(String::new, |field| {
-                            self.compiled.set.names[field as usize].clone()
+                            let set = &self.compiled.set;
+                            set.names[set.lookups[field as usize].name as usize].clone()
                         }),
                         value: String::new(),
                     },

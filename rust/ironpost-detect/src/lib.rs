@@ -11,9 +11,11 @@
 mod atom;
 mod compile;
 mod correlate;
+mod derive;
 mod detection;
 mod evaluate;
 mod explain;
+mod lookup;
 mod lru;
 mod plan;
 mod program;

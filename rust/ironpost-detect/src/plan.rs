@@ -49,6 +49,14 @@ pub enum PlanError {
         /// What is wrong.
         reason: String,
     },
+    /// A field map or a table for deriving log sources cannot be used.
+    #[error("{what}: {reason}")]
+    Names {
+        /// What it is, with its name or the rule that asks for it.
+        what: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// Two rules share an id.
     #[error("rule id {0} is used twice")]
     DuplicateId(String),
@@ -62,6 +70,47 @@ pub(crate) struct Plan {
     pub(crate) rules: Vec<RulePlan>,
     #[serde(default)]
     pub(crate) correlations: Vec<CorrelationPlan>,
+    /// Field maps that rules name by index.
+    #[serde(default)]
+    pub(crate) maps: Vec<MapPlan>,
+    /// How the log source of an event is told from the event, in order.
+    #[serde(default)]
+    pub(crate) derive: Vec<DeciderPlan>,
+}
+
+/// Rule field to the event fields that carry it: of the entries the first present counts, the names of one entry are
+/// looked at together.
+pub(crate) type MapPlan = BTreeMap<String, Vec<Names>>;
+
+/// One table that tells a log source from a few values of an event.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeciderPlan {
+    #[serde(default)]
+    pub(crate) name: String,
+    /// Key to event fields, of which the first present counts.
+    pub(crate) keys: Vec<Vec<String>>,
+    /// The first row that fits decides.
+    pub(crate) rows: Vec<DeciderRow>,
+}
+
+/// One row of a [`DeciderPlan`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeciderRow {
+    /// Per key: texts of which one is the value in any case (a last `*` stands for any rest), `true` for any value,
+    /// `false` for none, `null` for no condition.
+    pub(crate) when: Vec<Wanted>,
+    /// What the event then is; a part left out is none, a part that is `null` may be anything.
+    pub(crate) is: LogsourcePlan,
+}
+
+/// What a row of a [`DeciderPlan`] asks of one key.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Wanted {
+    Presence(Option<bool>),
+    Values(Vec<String>),
 }
 
 fn yes() -> bool {
@@ -92,6 +141,9 @@ pub(crate) struct RulePlan {
     pub(crate) emit: bool,
     #[serde(default)]
     pub(crate) logsource: LogsourcePlan,
+    /// Index of the field map for the names in `detections`, `condition` and `fields`.
+    #[serde(default)]
+    pub(crate) map: Option<u32>,
     #[serde(default)]
     pub(crate) fields: Vec<String>,
     #[serde(default)]

@@ -40,11 +40,21 @@ pub(crate) struct Expressions {
     pub(crate) atoms: Box<[u32]>,
 }
 
+/// A scanner that an event field may feed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Read {
+    scanner: u32,
+    pub(crate) lookup: u32,
+    /// Place of the event field in the lookup; above 0 it counts only when nothing before it has a value.
+    pub(crate) rank: u16,
+}
+
 /// One log source's program.
 #[derive(Debug, Default)]
 pub(crate) struct Program {
-    /// By field id.
-    pub(crate) scanners: Vec<Option<Box<Scanner>>>,
+    /// By event field: the lookups it may carry that some rule of the program asks for.
+    pub(crate) reads: Vec<Box<[Read]>>,
+    scanners: Vec<Scanner>,
     /// Asked of every value and of the raw record.
     pub(crate) keywords: Option<Box<Scanner>>,
     /// Rules that wait for an atom, by atom; each atom in the list is enough reason to look at the rule.
@@ -54,9 +64,14 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// The scanner of a field.
-    pub(crate) fn scanner(&self, field: FieldId) -> Option<&Scanner> {
-        self.scanners.get(usize::from(field.0)).and_then(|scanner| scanner.as_deref())
+    /// What is asked of an event field.
+    pub(crate) fn reads(&self, field: FieldId) -> &[Read] {
+        self.reads.get(usize::from(field.0)).map_or(&[], |reads| reads)
+    }
+
+    /// The scanner of a read.
+    pub(crate) fn scanner(&self, read: Read) -> &Scanner {
+        &self.scanners[read.scanner as usize]
     }
 
     pub(crate) fn build(compiled: &Compiled, rules: &[u32]) -> Self {
@@ -89,7 +104,7 @@ impl Program {
         watched.sort_unstable();
         watched.dedup();
 
-        let mut builders: FxHashMap<Option<FieldId>, ScannerBuilder> = FxHashMap::default();
+        let mut builders: FxHashMap<Option<u32>, ScannerBuilder> = FxHashMap::default();
         let mut used: Vec<u32> = uses.into_keys().collect();
         used.sort_unstable();
         for index in used {
@@ -101,28 +116,33 @@ impl Program {
             let Some(field) = resolve(compiled, &set.atoms[atom as usize]) else { continue };
             builders.entry(field).or_default().watched.push(atom);
         }
+        let mut reads: Vec<Vec<Read>> = Vec::new();
         for (field, builder) in builders {
             let Some(scanner) = builder.finish(compiled) else { continue };
             match field {
                 None => program.keywords = Some(Box::new(scanner)),
-                Some(id) => {
-                    let slot = usize::from(id.0);
-                    if program.scanners.len() <= slot {
-                        program.scanners.resize_with(slot + 1, || None);
+                Some(lookup) => {
+                    for (field, rank) in compiled.lookups[lookup as usize].fields() {
+                        let slot = usize::from(field.0);
+                        if reads.len() <= slot {
+                            reads.resize_with(slot + 1, Vec::new);
+                        }
+                        reads[slot].push(Read { scanner: program.scanners.len() as u32, lookup, rank });
                     }
-                    program.scanners[slot] = Some(Box::new(scanner));
+                    program.scanners.push(scanner);
                 }
             }
         }
+        program.reads = reads.into_iter().map(Into::into).collect();
         program
     }
 }
 
-/// `None` for a field the table does not know: no event can carry it. `Some(None)` for keywords.
-fn resolve(compiled: &Compiled, atom: &Atom) -> Option<Option<FieldId>> {
+/// The lookup of an atom's field; `None` when no event can carry it, `Some(None)` for keywords.
+fn resolve(compiled: &Compiled, atom: &Atom) -> Option<Option<u32>> {
     match atom.field {
         None => Some(None),
-        Some(field) => compiled.ids[field as usize].map(Some),
+        Some(field) => (!compiled.lookups[field as usize].is_empty()).then_some(Some(field)),
     }
 }
 
