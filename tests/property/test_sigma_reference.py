@@ -41,8 +41,8 @@ def items(draw: st.DrawFn) -> tuple[str, Any]:
     kinds += ["number", "exists", "null", "fieldref"] if field else []
     kind = draw(st.sampled_from(kinds))
     if kind == "text":
-        names = draw(st.sampled_from([[], ["contains"], ["startswith"], ["endswith"]]))
-        names = names + draw(st.sampled_from([[], [], ["windash"], ["base64"]]))
+        names = draw(st.sampled_from([[], [], ["windash"], ["base64"]]))
+        names = names + draw(st.sampled_from([[], ["contains"], ["startswith"], ["endswith"]]))
         names = names + draw(st.sampled_from([[], [], ["cased"]])) + draw(st.sampled_from([[], ["all"], ["neq"]]))
         values = SCALARS
         if "base64" in names:

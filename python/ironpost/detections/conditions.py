@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 from ironpost.errors import RuleError
@@ -16,6 +17,11 @@ _NAME = re.compile(r"[A-Za-z0-9_.\-]+")
 _PATTERN = re.compile(r"[A-Za-z0-9_.\-*]+")
 _WORDS = frozenset({"and", "or", "not", "of", "all", "any", "1", "them"})
 _MAX_DEPTH = 60
+_MAX_WORDS = 2_000
+"""Words and brackets of one condition; the longest public one has 38."""
+_MAX_REFERENCES = 20_000
+"""Detections a condition may name, those that patterns stand for included."""
+_QUANTITY = re.compile(r"[0-9]+")
 
 
 def parse_condition(text: str, names: Iterable[str]) -> Expression:
@@ -41,8 +47,11 @@ class _Parser:
                 raise RuleError(f"condition can't be read at {stripped[position:]!r}")
             self._tokens.append(found.group(1) or found.group(2))
             position = found.end()
+            if len(self._tokens) > _MAX_WORDS:
+                raise RuleError(f"condition has more than {_MAX_WORDS:,} words")
         self._at = 0
         self._depth = 0
+        self._references = 0
 
     def parse(self) -> Expression:
         if not self._tokens:
@@ -101,13 +110,23 @@ class _Parser:
         if lowered in {"1", "all", "any"} and self._peek() == "of":
             self._next()
             return self._of(lowered)
+        if _QUANTITY.fullmatch(word) and self._peek() == "of":
+            raise RuleError(f"condition: '{word} of' is not Sigma", hint="write '1 of', 'any of' or 'all of'")
         if lowered in _WORDS - {"1", "all", "any", "them"} or word == ")":
             raise RuleError(f"condition: unexpected {word!r}")
         if not _NAME.fullmatch(word):
             raise RuleError(f"condition: {word!r} is no name of a detection")
         if word not in self._names:
-            raise RuleError(f"condition names {word!r}, but there is no such detection")
+            near = get_close_matches(word, self._names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else ""
+            raise RuleError(f"condition names {word!r}, but there is no such detection", hint=hint)
+        self._count(1)
         return {"ref": word}
+
+    def _count(self, references: int) -> None:
+        self._references += references
+        if self._references > _MAX_REFERENCES:
+            raise RuleError(f"condition stands for more than {_MAX_REFERENCES:,} detections")
 
     def _of(self, quantity: str) -> Expression:
         target = self._next()
@@ -121,6 +140,7 @@ class _Parser:
             chosen = [name for name in self._names if pattern.fullmatch(name) and (hidden or not name.startswith("_"))]
         if not chosen:
             raise RuleError(f"condition: '{quantity} of {target}' fits no detection")
+        self._count(len(chosen))
         references: list[Expression] = [{"ref": name} for name in chosen]
         if len(references) == 1:
             return references[0]

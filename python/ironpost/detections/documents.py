@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,63 @@ def _plain(text: str) -> Any:
     return text
 
 
+_ACTIONS = frozenset({"global", "reset", "repeat"})
+
+
+def with_actions(documents: Iterable[Document | RuleError]) -> Iterator[Document | RuleError]:
+    """Resolves the ``action`` documents of older Sigma files: the documents of one file in, whole rules out.
+
+    ``global`` is merged into every later rule of the file until ``reset``, and ``repeat`` changes a copy of the rule
+    before it. What is merged in wins, as in the reference converter.
+    """
+    template: Section | None = None
+    previous: Section | None = None
+    for document in documents:
+        if isinstance(document, RuleError):
+            yield document
+            continue
+        data = document.data
+        action = data.get("action")
+        if action is None:
+            if "correlation" in data or "filter" in data or "placeholders" in data:
+                yield document
+                continue
+            previous = _merged(data, template) if template else data
+            yield Document(document.path, document.line, previous)
+        elif action not in _ACTIONS:
+            reason = f"action {action!r} is none of {', '.join(sorted(_ACTIONS))}"
+            yield RuleError(reason, path=document.path, line=data.line_of("action"), field="action")
+        elif action == "global":
+            template = previous = _without_action(data)
+        elif action == "reset":
+            template = None
+        elif previous is None:
+            reason = "action 'repeat' has no rule before it to repeat"
+            yield RuleError(reason, path=document.path, line=data.line_of("action"), field="action")
+        else:
+            previous = _merged(previous, _without_action(data))
+            yield Document(document.path, document.line, previous)
+
+
+def _without_action(data: Section) -> Section:
+    made = Section(data.line)
+    for key, value in data.items():
+        if key != "action":
+            made[key] = value
+            made.key_lines[key] = data.line_of(key)
+    return made
+
+
+def _merged(below: Section, above: Section) -> Section:
+    made = Section(below.line)
+    for section in (below, above):
+        for key, value in section.items():
+            under = made.get(key)
+            made[key] = _merged(under, value) if isinstance(under, Section) and isinstance(value, Section) else value
+            made.key_lines[key] = section.line_of(key)
+    return made
+
+
 def text_of(value: Any) -> str:
     """The text form of a scalar, as events would write it."""
     if isinstance(value, bool):
@@ -290,13 +348,31 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
+_MISSPELT = 0.75
+"""Likeness from which on an unknown key is taken for a known one written wrongly."""
+
+
+def custom_keys(section: Section, known: frozenset[str], *, path: str, where: str) -> list[str]:
+    """Returns keys the specification leaves to everybody, for parts where it allows such.
+
+    Raises:
+        RuleError: For a key that looks like a known one written wrongly; it would be silently without effect.
+    """
+    custom = [key for key in section if key not in known]
+    for key in custom:
+        near = get_close_matches(key.lower(), known, n=1, cutoff=_MISSPELT)
+        if near:
+            hint = f"did you mean {near[0]!r}?"
+            reason = f"unknown key {key!r} in {where}"
+            raise RuleError(reason, path=path, line=section.line_of(key), field=key, hint=hint)
+    return custom
+
+
 def refuse_unknown_keys(section: Mapping[str, Any], known: frozenset[str], *, path: str, where: str) -> None:
     """Raises for the first key that is not known, naming the nearest known one."""
     for key in section:
         if key in known:
             continue
-        from difflib import get_close_matches  # noqa: PLC0415 - only needed to word an error
-
         near = get_close_matches(key, known, n=1)
         line = section.line_of(key) if isinstance(section, Section) else 0
         hint = f"did you mean {near[0]!r}?" if near else ""

@@ -13,7 +13,7 @@ from ironpost.errors import RuleError
 
 PARTS = ("product", "category", "service")
 """The parts of a log source."""
-_KEYS = frozenset({"name", "description", "logsource", "reads", "fields"})
+_KEYS = frozenset({"name", "description", "taxonomy", "logsource", "reads", "fields"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,14 @@ class FieldMap:
         logsource: What a rule's log source must say for the map to apply; per part the accepted words.
         reads: Which log sources of events such a rule really reads, where that differs; ``None`` for a part means any.
         fields: Rule field to the event fields that carry it, besides the rule's own name.
+        taxonomy: Whose field names these are; a rule's ``taxonomy`` chooses.
     """
 
     name: str
     logsource: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reads: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
     fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    taxonomy: str = "sigma"
 
     def applies_to(self, logsource: Mapping[str, str]) -> bool:
         """Says whether the map is meant for rules of this log source."""
@@ -54,17 +56,18 @@ class FieldMaps:
     def __init__(self, maps: Sequence[FieldMap]) -> None:
         self._maps = tuple(maps)
         self._mappers: dict[tuple[str, ...], FieldMapper] = {}
+        self.taxonomies = frozenset({"sigma", "ecs", *(mapping.taxonomy for mapping in maps)})
 
-    def mapper(self, logsource: Mapping[str, str]) -> FieldMapper:
-        """Returns the merged map for a log source."""
-        key = tuple(logsource.get(part, "") for part in PARTS)
+    def mapper(self, logsource: Mapping[str, str], taxonomy: str = "sigma") -> FieldMapper:
+        """Returns the merged map for a log source and the taxonomy of the rule's field names."""
+        key = (taxonomy, *(logsource.get(part, "") for part in PARTS))
         found = self._mappers.get(key)
         if found is None:
             fields: dict[str, tuple[str, ...]] = {}
             reads: dict[str, tuple[str, ...] | None] = {}
             for mapping in self._maps:
                 if mapping.applies_to(logsource):
-                    for name, targets in mapping.fields.items():
+                    for name, targets in mapping.fields.items() if mapping.taxonomy == taxonomy else ():
                         fields[name] = tuple(dict.fromkeys((*fields.get(name, ()), *targets)))
                     reads.update(mapping.reads)
             found = self._mappers[key] = FieldMapper(fields, reads)
@@ -121,4 +124,5 @@ def _field_map(document: Document) -> FieldMap:
         },
         reads={part: None if value is None else words(value, "reads") for part, value in parts("reads").items()},
         fields={name: words(targets, "fields") for name, targets in fields.items()},
+        taxonomy=str(data.get("taxonomy") or "sigma"),
     )

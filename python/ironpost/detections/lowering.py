@@ -3,18 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ironpost.detections.conditions import Expression, parse_condition
 from ironpost.detections.documents import Section
 from ironpost.detections.field_maps import FieldMapper
-from ironpost.detections.values import Modifiers, RegexCheck, Test, tests_of
+from ironpost.detections.regexes import RegexCheck
+from ironpost.detections.values import Modifiers, Test, tests_of
 from ironpost.errors import RuleError
 
-MAX_ITEMS = 100_000
-"""Most conditions one rule may have after expansion."""
+MAX_COMPARISONS = 20_000
+"""Most values one rule may compare with, counted after modifiers and placeholders multiplied them. The largest public
+rule has 4,433."""
+MAX_EXECUTED = 100_000
+"""The same counted again for each field a field map adds and each time the condition names their selection."""
+MAX_REGEXES = 200
+"""Most regular expressions of one rule; each costs the engine up to a few megabytes."""
 _NOT_DETECTIONS = frozenset({"condition", "timeframe"})
+_NEED_A_FIELD = {
+    "exists": "could exist",
+    "null": "could be null",
+    "fieldref": "could equal another",
+    "timepart": "could be a time",
+    **dict.fromkeys(("lt", "lte", "gt", "gte"), "could be compared"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleWarning:
+    """Something in a rule that is allowed and probably not meant."""
+
+    line: int
+    field: str
+    reason: str
+    hint: str = ""
+
+
+@dataclass(slots=True)
+class Account:
+    """What a rule has used of its limits, and what a reader of it should know."""
+
+    comparisons: int = 0
+    regexes: int = 0
+    warnings: list[RuleWarning] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +57,7 @@ class Lowering:
     placeholders: Mapping[str, Sequence[str]]
     check_regex: RegexCheck
     path: str = ""
+    account: Account = field(default_factory=Account)
 
     def detection_section(
         self, section: Any, line: int, *, what: str = "detection"
@@ -55,8 +88,24 @@ class Lowering:
         try:
             parsed = [parse_condition(text, named) for text in conditions]
         except RuleError as error:
-            raise RuleError(error.reason, path=self.path, line=condition_line, field="condition") from None
+            raise RuleError(
+                error.reason, path=self.path, line=condition_line, field="condition", hint=error.hint
+            ) from None
+        sizes = {name: sum(1 for _ in atoms_of([body])) for name, body in named.items()}
+        total = sum(sizes[name] for name in references_of(parsed))
+        if total > MAX_EXECUTED:
+            reason = f"the condition stands for {total:,} comparisons, at most {MAX_EXECUTED:,} are allowed"
+            raise RuleError(reason, path=self.path, line=condition_line, field="condition")
+        used = set(references_of(parsed))
+        for name in named:
+            if name not in used:
+                self._warn(section.line_of(name), name, "the condition never names this selection")
+        if "timeframe" in section:
+            self._warn(section.line_of("timeframe"), "timeframe", "has no effect", "write a correlation with timespan")
         return named, parsed[0] if len(parsed) == 1 else {"or": parsed}
+
+    def _warn(self, line: int, field: str, reason: str, hint: str = "") -> None:
+        self.account.warnings.append(RuleWarning(line, field, reason, hint))
 
     def selection(self, name: str, body: Any, line: int) -> Expression:
         """Lowers one named detection."""
@@ -82,28 +131,43 @@ class Lowering:
             except RuleError as error:
                 raise RuleError(error.reason, path=self.path, line=line, field=key, hint=error.hint) from None
             values = value if isinstance(value, list) else [value]
+            if parsed.all and len(values) == 1:
+                self._warn(line, key, "'all' has no effect on a single value", "leave it out")
             parts.append(self._values(key, field, parsed, values, line))
         return _all(parts)
 
     def _values(self, key: str, field: str, modifiers: Modifiers, values: Sequence[Any], line: int) -> Expression:
         if not values:
             raise RuleError("a list of values can't be empty", path=self.path, line=line, field=key)
+        if len(values) > 1 and None in values:
+            hint = "ask for null in a selection of its own and join the two in the condition"
+            raise RuleError("null can't be part of a list of values", path=self.path, line=line, field=key, hint=hint)
         parts = []
         for value in values:
             try:
                 tests = tests_of(
                     value, modifiers, keyword=not field, placeholders=self.placeholders, check_regex=self.check_regex
                 )
+                self._count(tests)
                 parts.append(_any([self._atom(field, test) for test in tests]))
             except RuleError as error:
-                raise RuleError(error.reason, path=self.path, line=line, field=key, hint=error.hint) from None
+                raise type(error)(error.reason, path=self.path, line=line, field=key, hint=error.hint) from None
         combined = _all(parts) if modifiers.all else _any(parts)
         return {"not": combined} if modifiers.neq else combined
 
+    def _count(self, tests: Sequence[Test]) -> None:
+        self.account.comparisons += len(tests)
+        if self.account.comparisons > MAX_COMPARISONS:
+            hint = "split it into several rules"
+            raise RuleError(f"the rule's values make more than {MAX_COMPARISONS:,} comparisons", hint=hint)
+        self.account.regexes += sum(test.op == "regex" for test in tests)
+        if self.account.regexes > MAX_REGEXES:
+            raise RuleError(f"the rule has more than {MAX_REGEXES} regular expressions")
+
     def _atom(self, field: str, test: Test) -> Expression:
         if not field:
-            if test.op in {"exists", "null"}:
-                raise RuleError("a keyword can't be null or exist")
+            if test.op in _NEED_A_FIELD:
+                raise RuleError(f"keywords have no field that {_NEED_A_FIELD[test.op]}")
             return atom(None, test)
         targets = self.mapper.targets(field)
         if test.op == "exists":
@@ -143,6 +207,20 @@ def atoms_of(expressions: Iterable[Expression]) -> Iterator[dict[str, Any]]:
         expression = stack.pop()
         if "atom" in expression:
             yield expression["atom"]
+        elif "not" in expression:
+            stack.append(expression["not"])
+        else:
+            stack.extend(expression.get("and", ()))
+            stack.extend(expression.get("or", ()))
+
+
+def references_of(expressions: Iterable[Expression]) -> Iterator[str]:
+    """Yields the name of a detection each time the expressions refer to it."""
+    stack = list(expressions)
+    while stack:
+        expression = stack.pop()
+        if "ref" in expression:
+            yield expression["ref"]
         elif "not" in expression:
             stack.append(expression["not"])
         else:

@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ironpost import _core
-from ironpost.detections.documents import Document, check_readable, parse_documents, read_documents, rule_files
+from ironpost.detections.documents import (
+    Document,
+    check_readable,
+    parse_documents,
+    read_documents,
+    rule_files,
+    with_actions,
+)
 from ironpost.detections.field_maps import PARTS, FieldMap, FieldMaps, load_maps, shipped_maps
 from ironpost.detections.short_form import is_short_form, lower_short_form
 from ironpost.detections.sigma import Compiler, Filter, Rule
 from ironpost.detections.supply import Supply, unfed_reasons
+from ironpost.detections.values import MissingPlaceholderError
 from ironpost.errors import RuleError
 from ironpost.model import Detection
 from ironpost.ownership import Doubt
@@ -90,7 +98,8 @@ class RuleSet:
         Args:
             paths: Files and directories.
             field_maps: Maps besides the shipped ones, as objects or as paths.
-            placeholders: Values for ``%name%`` in values with the ``expand`` modifier.
+            placeholders: Values for ``%name%`` in values with the ``expand`` modifier, besides those of documents with
+                a ``placeholders`` key in the rule files.
             doubt: Says why a file may be a stranger's; such a file is refused. None trusts all.
 
         Raises:
@@ -229,30 +238,37 @@ class _Loader:
 
     def __init__(self, maps: FieldMaps, placeholders: Mapping[str, Sequence[str]]) -> None:
         self._check = _core.check_regex
-        self._compiler = Compiler(maps, placeholders, self._check)
+        self._placeholders = dict(placeholders)
+        self._compiler = Compiler(maps, self._placeholders, self._check)
+        self._unexpanded: list[Document] = []
         self._rules: list[Rule] = []
         self._refused: list[RefusedRule] = []
         self._correlations: list[Document] = []
         self._filters: list[Filter] = []
         self._places: dict[str, Rule] = {}
+        self._finishing = False
 
     def take(self, documents: Iterable[Document | RuleError]) -> None:
-        for document in documents:
+        for document in with_actions(documents):
             if isinstance(document, RuleError):
                 self._refuse(document, "")
                 continue
             try:
                 self._take_one(document)
+            except MissingPlaceholderError as error:
+                if self._finishing:
+                    self._refuse(error, str(document.data.get("id") or document.data.get("name") or ""), document)
+                else:
+                    self._unexpanded.append(document)  # another file may still give the values
             except RuleError as error:
                 data = document.data
                 self._refuse(error, str(data.get("id") or data.get("name") or ""), document)
 
     def _take_one(self, document: Document) -> None:
         data = document.data
-        if "action" in data:
-            reason = "'action' documents belong to an older Sigma; write each rule whole"
-            raise RuleError(reason, path=document.path, line=data.line_of("action"), field="action")
-        if "correlation" in data:
+        if "placeholders" in data:
+            self._compiler.take_placeholders(document, self._placeholders)
+        elif "correlation" in data:
             self._correlations.append(document)
         elif "filter" in data:
             self._filters.append(self._compiler.filter(document))
@@ -265,6 +281,8 @@ class _Loader:
             self._add(self._compiler.rule(document))
 
     def finish(self) -> RuleSet:
+        self._finishing = True
+        self.take(self._unexpanded)
         self._apply_filters()
         self._resolve_correlations()
         rules = RuleSet(tuple(self._rules), tuple(self._refused))

@@ -26,8 +26,9 @@ from ironpost.detections.conditions import Expression
 from ironpost.detections.documents import Document, Section, refuse_unknown_keys
 from ironpost.detections.field_maps import FieldMap, FieldMapper, FieldMaps
 from ironpost.detections.lowering import Lowering
+from ironpost.detections.regexes import RegexCheck
 from ironpost.detections.sigma import ENTITY_FIELDS, Rule
-from ironpost.detections.values import Modifiers, RegexCheck, tests_of
+from ironpost.detections.values import Modifiers, tests_of
 from ironpost.errors import RuleError
 from ironpost.model import Severity
 

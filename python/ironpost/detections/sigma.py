@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ironpost.detections.conditions import Expression
-from ironpost.detections.documents import Document, Section, refuse_unknown_keys
+from ironpost.detections.documents import Document, Section, custom_keys, refuse_unknown_keys, text_of
 from ironpost.detections.field_maps import PARTS, FieldMapper, FieldMaps
-from ironpost.detections.lowering import Lowering, atoms_of
-from ironpost.detections.values import RegexCheck
+from ironpost.detections.lowering import Lowering, RuleWarning, atoms_of
+from ironpost.detections.regexes import RegexCheck
 from ironpost.errors import RuleError
 from ironpost.model import Severity
 
@@ -29,7 +29,9 @@ _LATER_TYPES = frozenset({"value_sum", "value_avg", "value_percentile", "value_m
 _COMPARISONS = frozenset({"gt", "gte", "lt", "lte", "eq", "neq"})
 _TIMESPAN = re.compile(r"([0-9]+)([smhdw])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_TAXONOMIES = frozenset({"sigma", "ecs"})
+_RETIRED = {"deprecated": "another rule replaces it", "unsupported": "its author says that it can't be used as it is"}
+
+_PLACEHOLDER_KEYS = frozenset({"title", "description", "placeholders"})
 
 ENTITY_FIELDS = ("container.id", "source.ip", "user.name", "host.hostname")
 """What an alert of a rule is about, unless the rule says otherwise: the first of these that the event has."""
@@ -50,6 +52,8 @@ class Rule:
         always_emit: The rule asks to be reported although a correlation builds on it (``ironpost: {emit: true}``).
         logsource: As written.
         plan: What the engine executes.
+        taxonomy: Whose field names the rule uses.
+        warnings: What its author probably did not mean.
     """
 
     id: str
@@ -65,6 +69,8 @@ class Rule:
     logsource: Mapping[str, str] = field(default_factory=dict)
     emit: bool = True
     always_emit: bool = False
+    taxonomy: str = "sigma"
+    warnings: tuple[RuleWarning, ...] = ()
     plan: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     mapper: FieldMapper | None = field(default=None, repr=False, compare=False)
 
@@ -79,6 +85,7 @@ class Filter:
     rules: tuple[str, ...] | None
     logsource: Mapping[str, str]
     section: Section
+    taxonomy: str = "sigma"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +103,18 @@ class Compiler:
             RuleError: When the rule can't be used.
         """
         data, path = document.data, document.path
-        refuse_unknown_keys(data, RULE_KEYS, path=path, where="the rule")
-        meta = _meta(document, "rule")
+        meta = self._meta(document, "rule", RULE_KEYS)
         logsource = _logsource(data, path)
-        mapper = self.maps.mapper(logsource)
-        named, condition = self._lowering(mapper, path).detection_section(
-            data.get("detection"), data.line_of("detection")
-        )
+        mapper = self.maps.mapper(logsource, meta.taxonomy)
+        lowering = self._lowering(mapper, path)
+        named, condition = lowering.detection_section(data.get("detection"), data.line_of("detection"))
         options = _own_options(data, path)
         return replace(
             meta,
             logsource=logsource,
             mapper=mapper,
             always_emit=options.emit,
+            warnings=(*meta.warnings, *lowering.account.warnings),
             plan={
                 **_plan_meta(meta, document),
                 "logsource": _routes(logsource, mapper),
@@ -125,7 +131,7 @@ class Compiler:
         Raises:
             RuleError: Placed in the filter, when it can't be used.
         """
-        mapper = rule.mapper or self.maps.mapper(rule.logsource)
+        mapper = self.maps.mapper(rule.logsource, added.taxonomy)
         lowering = self._lowering(mapper, added.path)
         body = Section(added.section.line)
         for key, value in added.section.items():
@@ -146,16 +152,23 @@ class Compiler:
             RuleError: When the document is no filter.
         """
         data, path = document.data, document.path
-        refuse_unknown_keys(data, FILTER_KEYS, path=path, where="the filter")
-        meta = _meta(document, "filter")
+        meta = self._meta(document, "filter", FILTER_KEYS)
         section = data["filter"]
         line = data.line_of("filter")
         if not isinstance(section, Section):
             raise RuleError("filter is a mapping", path=path, line=line, field="filter")
-        rules = section.get("rules", "any")
-        chosen = None if rules == "any" else tuple(_texts(rules, "rules", path, section.line_of("rules")))
+        rules = section.get("rules")
+        if rules is None:
+            hint = "name rules by id or name, or write 'rules: any'"
+            raise RuleError("filter has no rules", path=path, line=line, field="rules", hint=hint)
+        every = rules == [] or (isinstance(rules, str) and rules.lower() == "any")
+        chosen = None if every else tuple(_texts(rules, "rules", path, section.line_of("rules")))
+        if not isinstance(section.get("condition"), str):
+            raise RuleError(
+                "a filter has one condition", path=path, line=section.line_of("condition"), field="condition"
+            )
         logsource = _logsource(data, path)
-        found = Filter(meta.id, path, line, chosen, logsource, section)
+        found = Filter(meta.id, path, line, chosen, logsource, section, meta.taxonomy)
         # Lowered once without a rule, so that a broken filter is refused even when no rule uses it.
         body = Rule("filter", "", "", "rule", path, line, plan={"detections": {}, "condition": {"const": True}})
         self.filtered(replace(body, logsource=logsource), found)
@@ -168,8 +181,7 @@ class Compiler:
             RuleError: When the correlation can't be used.
         """
         data, path = document.data, document.path
-        refuse_unknown_keys(data, CORRELATION_KEYS, path=path, where="the correlation")
-        meta = _meta(document, "correlation")
+        meta = self._meta(document, "correlation", CORRELATION_KEYS)
         section = data["correlation"]
         if not isinstance(section, Section):
             raise RuleError(
@@ -246,6 +258,43 @@ class Compiler:
                     made.setdefault(name, {})[rule.id] = list(targets)
         return made
 
+    def _meta(self, document: Document, kind: str, known: frozenset[str]) -> Rule:
+        data, path = document.data, document.path
+        if "severity" in data:
+            reason, hint = "Sigma has no 'severity'", "write 'level'"
+            raise RuleError(reason, path=path, line=data.line_of("severity"), field="severity", hint=hint)
+        custom = custom_keys(data, known, path=path, where=f"the {kind}")
+        warnings = [RuleWarning(data.line_of(key), key, "custom key, without effect here") for key in custom]
+        meta = _meta(document, kind)
+        if meta.taxonomy not in self.maps.taxonomies:
+            reason = f"taxonomy {meta.taxonomy!r} is not known; there are {', '.join(sorted(self.maps.taxonomies))}"
+            hint = f"give a field map that says 'taxonomy: {meta.taxonomy}'"
+            raise RuleError(reason, path=path, line=data.line_of("taxonomy"), field="taxonomy", hint=hint)
+        if meta.status in _RETIRED:
+            warnings.append(RuleWarning(data.line_of("status"), "status", f"{meta.status}: {_RETIRED[meta.status]}"))
+        return replace(meta, warnings=tuple(warnings))
+
+    def take_placeholders(self, document: Document, into: dict[str, Sequence[str]]) -> None:
+        """Reads a document of values for placeholders.
+
+        Raises:
+            RuleError: When it is none, or gives a name again.
+        """
+        data, path = document.data, document.path
+        refuse_unknown_keys(data, _PLACEHOLDER_KEYS, path=path, where="placeholders")
+        section = data["placeholders"]
+        if not isinstance(section, Section):
+            line = data.line_of("placeholders")
+            raise RuleError("placeholders is a mapping of names to values", path=path, line=line, field="placeholders")
+        for name, written in section.items():
+            values = written if isinstance(written, list) else [written]
+            line = section.line_of(name)
+            if not values or any(isinstance(value, (list, dict)) or value is None for value in values):
+                raise RuleError("a placeholder has a value or a list of them", path=path, line=line, field=name)
+            if name in into:
+                raise RuleError(f"placeholder %{name}% has its values already", path=path, line=line, field=name)
+            into[name] = [text_of(value) for value in values]
+
     def _lowering(self, mapper: FieldMapper, path: str) -> Lowering:
         return Lowering(mapper, self.placeholders, self.check_regex, path)
 
@@ -318,10 +367,6 @@ def _meta(document: Document, kind: str) -> Rule:
     except ValueError:
         reason = f"level {level!r} is none of informational, low, medium, high, critical"
         raise RuleError(reason, path=path, line=data.line_of("level"), field="level") from None
-    taxonomy = text("taxonomy")
-    if taxonomy and taxonomy not in _TAXONOMIES:
-        reason = f"taxonomy {taxonomy!r} is not known; field names are read as 'sigma' or 'ecs'"
-        raise RuleError(reason, path=path, line=data.line_of("taxonomy"), field="taxonomy")
     slug = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
     identifier = text("id") or text("name") or slug
     if not identifier or len(identifier) > _MAX_ID:
@@ -334,6 +379,7 @@ def _meta(document: Document, kind: str) -> Rule:
         path=path,
         line=document.line,
         name=text("name"),
+        taxonomy=text("taxonomy") or "sigma",
         status=text("status"),
         description=text("description"),
         tags=tuple(_texts(data.get("tags") or [], "tags", path, data.line_of("tags"), empty=True)),
@@ -365,7 +411,7 @@ def _logsource(data: Section, path: str) -> dict[str, str]:
     line = data.line_of("logsource")
     if not isinstance(section, Section):
         raise RuleError("logsource is missing or no mapping", path=path, line=line, field="logsource")
-    refuse_unknown_keys(section, frozenset({*PARTS, "definition"}), path=path, where="logsource")
+    custom_keys(section, frozenset({*PARTS, "definition"}), path=path, where="logsource")
     made = {}
     for part in PARTS:
         value = section.get(part)

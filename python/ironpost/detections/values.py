@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import base64
+import codecs
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
 from ironpost.detections.documents import text_of
+from ironpost.detections.regexes import RegexCheck, compiled_regex
 from ironpost.errors import RuleError
+
+
+class MissingPlaceholderError(RuleError):
+    """A placeholder nobody has given values for, so far."""
 
 
 class Wild(Enum):
@@ -23,12 +31,13 @@ class Wild(Enum):
 Piece = str | bytes | Wild
 """Part of a text value; bytes once an encoding modifier was applied."""
 
-MAX_REGEX = 1000
-"""Longer regular expressions are refused."""
-_MAX_EXPANSION = 3125
-_WINDASH = re.compile(r"\B[-/]\b")
+MAX_ALTERNATIVES = 10_000
+"""Most values that modifiers and placeholders may make of one."""
 _DASHES = ("-", "/", "\u2013", "\u2014", "\u2015")
-_PLACEHOLDER = re.compile(r"%([^%\s]+)%")
+_WINDASH = re.compile(rf"\B[{''.join(_DASHES)}]\b")
+_PLACEHOLDER = re.compile(r"(?<!\\)%([^%]+)%")
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 ATOM_MODIFIERS = {"contains": "contains", "startswith": "startswith", "endswith": "endswith"}
 COMPARISONS = frozenset({"lt", "lte", "gt", "gte"})
@@ -44,8 +53,8 @@ KNOWN_MODIFIERS = frozenset(
     | set(ENCODINGS)
 )
 
-RegexCheck = Callable[[str], str | None]
-"""Says why the engine can't use a regular expression, or ``None``."""
+_BEFORE_ANCHORS = frozenset({"base64", "base64offset", "utf16"})
+_EXPANDABLE = frozenset({"equals", "re", "cidr", "fieldref"})
 
 
 def split_text(text: str) -> tuple[Piece, ...]:
@@ -98,38 +107,51 @@ class Modifiers:
         transforms: list[str] = []
         operator = anchor = "equals"
         flags = time_part = ""
-        switches = {"all": False, "cased": False, "neq": False}
-        for name in names:
+        for index, name in enumerate(names):
             if name not in KNOWN_MODIFIERS:
-                raise RuleError(f"unknown modifier {name!r}")
-            if name in switches:
-                switches[name] = True
-            elif name in REGEX_FLAGS:
+                near = get_close_matches(name, KNOWN_MODIFIERS, n=1)
+                raise RuleError(f"unknown modifier {name!r}", hint=f"did you mean {near[0]!r}?" if near else "")
+            if name in names[:index]:
+                raise RuleError(f"modifier {name!r} is given twice")
+            if name in {"all", "cased", "neq"}:
+                continue
+            if name in REGEX_FLAGS:
                 if operator != "re":
                     raise RuleError(f"modifier {name!r} only follows 're'")
                 flags += REGEX_FLAGS[name] if REGEX_FLAGS[name] not in flags else ""
             elif name in ATOM_MODIFIERS:
                 if anchor != "equals" or operator not in {"equals", "fieldref"}:
-                    raise RuleError(
-                        f"modifier {name!r} can't be combined with {anchor if anchor != 'equals' else operator!r}"
-                    )
+                    raise _not_with(name, anchor if anchor != "equals" else operator)
                 anchor = name
             elif name in TIME_PARTS:
+                if time_part or operator in COMPARISONS:
+                    raise _not_with(name, time_part or operator, f"write {name} before the comparison")
                 time_part = name
             elif name in COMPARISONS or name in {"re", "cidr", "exists", "fieldref"}:
-                if operator != "equals" or (anchor != "equals" and name != "fieldref"):
-                    other = operator if operator != "equals" else anchor
-                    raise RuleError(f"modifier {name!r} can't be combined with {other!r}")
+                if operator != "equals" or anchor != "equals":
+                    hint = f"write {name} first" if name == "fieldref" and operator == "equals" else ""
+                    raise _not_with(name, operator if operator != "equals" else anchor, hint)
                 operator = name
             else:
+                if anchor != "equals" and name in _BEFORE_ANCHORS:
+                    raise _not_with(name, anchor, f"modifiers work in their order: write {name} before {anchor}")
                 transforms.append(name)
         if time_part and (operator not in COMPARISONS | {"equals"} or anchor != "equals"):
             raise RuleError(f"modifier {time_part!r} only goes with lt, lte, gt and gte")
-        if transforms and operator != "equals" and set(transforms) != {"expand"}:
-            raise RuleError(f"modifier {transforms[0]!r} can't be combined with {operator!r}")
+        if transforms and (
+            time_part or (operator != "equals" and (set(transforms) != {"expand"} or operator not in _EXPANDABLE))
+        ):
+            raise _not_with(transforms[0], time_part or operator)
+        if "cased" in names and (time_part or operator not in {"equals", "fieldref"}):
+            hint = "regular expressions are case-sensitive unless they have the i modifier" if operator == "re" else ""
+            raise _not_with("cased", time_part or operator, hint)
         return cls(
-            tuple(transforms), operator, anchor, flags, time_part, switches["all"], switches["cased"], switches["neq"]
+            tuple(transforms), operator, anchor, flags, time_part, "all" in names, "cased" in names, "neq" in names
         )
+
+
+def _not_with(name: str, other: str, hint: str = "") -> RuleError:
+    return RuleError(f"modifier {name!r} can't be combined with {other!r}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,22 +193,25 @@ def tests_of(
         return [Test("timepart", {"part": modifiers.time_part, "compare": compare, "number": number})]
     if operator in COMPARISONS:
         return [Test(operator, _number(value, operator))]
-    texts = [text_of(value)]
-    if "expand" in modifiers.transforms:
-        texts = _expand(texts[0], placeholders)
-    if operator == "re":
-        return [Test("regex", _regex(text, modifiers.flags, check_regex)) for text in texts]
-    if operator == "cidr":
-        return [Test("cidr", _network(text)) for text in texts]
-    if operator == "fieldref":
-        return [Test("fieldref", {"field": text.strip(), "match": modifiers.anchor}, modifiers.cased) for text in texts]
+    text = text_of(value)
+    expands = "expand" in modifiers.transforms
+    if operator in {"re", "cidr", "fieldref"}:
+        made = _expanded_text(text, placeholders) if expands else [text]
+        if operator == "re":
+            return [Test("regex", compiled_regex(each, modifiers.flags, check_regex)) for each in made]
+        if operator == "cidr":
+            return [Test("cidr", _network(each)) for each in made]
+        reference = {"match": modifiers.anchor}
+        return [Test("fieldref", {"field": each.strip(), **reference}, modifiers.cased) for each in made]
     anchor = "contains" if keyword and modifiers.anchor == "equals" else modifiers.anchor
-    alternatives: list[tuple[Piece, ...]] = [split_text(text) for text in texts]
+    alternatives = [split_text(text)]
+    if expands:
+        alternatives = _expanded(alternatives[0], placeholders)
     for transform in modifiers.transforms:
         if transform != "expand":
             alternatives = [made for pieces in alternatives for made in _TRANSFORMS[transform](pieces)]
-        if len(alternatives) > _MAX_EXPANSION:
-            raise RuleError(f"modifier {transform!r} makes more than {_MAX_EXPANSION} values of one")
+        if len(alternatives) > MAX_ALTERNATIVES:
+            raise RuleError(f"modifier {transform!r} makes more than {MAX_ALTERNATIVES:,} values of one")
     return [_anchored(_as_text(pieces), anchor, cased=modifiers.cased) for pieces in alternatives]
 
 
@@ -213,7 +238,9 @@ def _as_text(pieces: Iterable[Piece]) -> tuple[str | Wild, ...]:
     for piece in pieces:
         if isinstance(piece, bytes):
             try:
-                made.append(piece.decode("utf-8"))
+                # In an event's text the byte order mark is a character.
+                mark = "\ufeff" if piece.startswith(codecs.BOM_UTF16_LE) else ""
+                made.append(mark + piece[2 * len(mark) :].decode("utf-8"))
             except UnicodeDecodeError:
                 raise RuleError("an encoded value that is not text needs base64 or base64offset after it") from None
         else:
@@ -257,24 +284,23 @@ def _windash(pieces: tuple[Piece, ...]) -> list[tuple[Piece, ...]]:
         for found in _WINDASH.finditer(piece):
             made = [text + piece[last : found.start()] + dash for text in made for dash in _DASHES]
             last = found.end()
-            if len(made) * len(alternatives) > _MAX_EXPANSION:
-                raise RuleError(f"modifier 'windash' makes more than {_MAX_EXPANSION} values of one")
+            if len(made) * len(alternatives) > MAX_ALTERNATIVES:
+                raise RuleError(f"modifier 'windash' makes more than {MAX_ALTERNATIVES:,} values of one")
         alternatives = [(*before, text + piece[last:]) for before in alternatives for text in made]
     return alternatives
 
 
 def _encoded(encoding: str) -> Callable[[tuple[Piece, ...]], list[tuple[Piece, ...]]]:
     def encode(pieces: tuple[Piece, ...]) -> list[tuple[Piece, ...]]:
-        made: list[Piece] = []
+        # The byte order mark of the usual order, once and in front.
+        made: list[Piece] = [codecs.BOM_UTF16_LE] if encoding == "utf-16" else []
         for piece in pieces:
             if isinstance(piece, bytes):
                 raise RuleError("a value can be encoded only once")
             if isinstance(piece, Wild):
                 made.append(piece)
-            elif encoding == "utf-16":
-                made.append(b"\xff\xfe" + piece.encode("utf-16-le"))  # the byte order mark of the usual order
             else:
-                made.append(piece.encode(encoding))
+                made.append(piece.encode("utf-16-le" if encoding == "utf-16" else encoding))
         return [tuple(made)]
 
     return encode
@@ -288,29 +314,53 @@ _TRANSFORMS: dict[str, Callable[[tuple[Piece, ...]], list[tuple[Piece, ...]]]] =
 }
 
 
-def _expand(text: str, placeholders: Mapping[str, Sequence[str]]) -> list[str]:
-    names = _PLACEHOLDER.findall(text)
-    missing = [name for name in names if name not in placeholders]
-    if missing:
-        raise RuleError(f"placeholder %{missing[0]}% has no values", hint="give them with placeholders={…}")
-    made = [text]
-    for name in names:
-        given = placeholders[name]
-        values = [given] if isinstance(given, str) else [str(value) for value in given]
-        made = [before.replace(f"%{name}%", value) for before in made for value in values]
-        if len(made) > _MAX_EXPANSION:
-            raise RuleError(f"placeholders make more than {_MAX_EXPANSION} values of one")
-    return made
+def _values_of(name: str, placeholders: Mapping[str, Sequence[str]]) -> list[str]:
+    given = placeholders.get(name)
+    values = [given] if isinstance(given, str) else [text_of(value) for value in given or ()]
+    if not values:
+        hint = f"give them in a rule file: 'placeholders: {{{name}: [value, …]}}'"
+        raise MissingPlaceholderError(f"placeholder %{name}% has no values", hint=hint)
+    return values
 
 
-def _regex(pattern: str, flags: str, check: RegexCheck) -> str:
-    if len(pattern) > MAX_REGEX:
-        raise RuleError(f"regular expression has {len(pattern)} characters, at most {MAX_REGEX} are allowed")
-    pattern = f"(?{flags}){pattern}" if flags else pattern
-    problem = check(pattern)
-    if problem:
-        raise RuleError(f"regular expression: {problem}")
-    return pattern
+def _expanded(pieces: tuple[Piece, ...], placeholders: Mapping[str, Sequence[str]]) -> list[tuple[Piece, ...]]:
+    r"""Replaces ``%name%`` by each of its values, which may have wildcards of their own; ``\%`` is a plain sign."""
+    alternatives: list[tuple[Piece, ...]] = [()]
+    for piece in pieces:
+        if not isinstance(piece, str):
+            alternatives = [(*before, piece) for before in alternatives]
+            continue
+        for index, part in enumerate(_PLACEHOLDER.split(piece)):
+            if index % 2:
+                values = [split_text(value) for value in _values_of(part, placeholders)]
+            else:
+                values = [(part.replace("\\%", "%"),)]
+            if len(alternatives) * len(values) > MAX_ALTERNATIVES:
+                raise RuleError(f"placeholders make more than {MAX_ALTERNATIVES:,} values of one")
+            alternatives = [(*before, *value) for before in alternatives for value in values]
+    return [_joined(made) for made in alternatives]
+
+
+def _joined(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
+    """Neighbouring literals as one: what modifiers look for may begin in one and end in the other."""
+    made: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, str) and made and isinstance(made[-1], str):
+            made[-1] += piece
+        else:
+            made.append(piece)
+    return tuple(made)
+
+
+def _expanded_text(text: str, placeholders: Mapping[str, Sequence[str]]) -> list[str]:
+    """Replaces ``%name%`` in a value that is no pattern of wildcards; regular expressions take values as they are."""
+    alternatives = [""]
+    for index, part in enumerate(_PLACEHOLDER.split(text)):
+        values = _values_of(part, placeholders) if index % 2 else [part.replace("\\%", "%")]
+        if len(alternatives) * len(values) > MAX_ALTERNATIVES:
+            raise RuleError(f"placeholders make more than {MAX_ALTERNATIVES:,} values of one")
+        alternatives = [before + value for before in alternatives for value in values]
+    return alternatives
 
 
 def _network(text: str) -> str:
@@ -323,13 +373,13 @@ def _network(text: str) -> str:
 
 
 def _number(value: Any, modifier: str) -> int | float:
-    if isinstance(value, bool):
-        raise RuleError(f"{modifier!r} takes a number")
-    try:
-        text = str(value).strip()
-        return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
-    except ValueError:
-        raise RuleError(f"{modifier!r} takes a number, not {value!r}") from None
+    text = "" if isinstance(value, bool) else str(value).strip()
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    number = float(text) if _DECIMAL.fullmatch(text) else math.inf
+    if not math.isfinite(number):
+        raise RuleError(f"{modifier!r} takes a number, not {value!r}")
+    return number
 
 
 def _integer(value: Any, modifier: str) -> int:
