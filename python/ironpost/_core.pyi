@@ -5,7 +5,7 @@ The native half of Ironpost: batches in, batches out, the interpreter released i
 from _typeshed import SupportsGetItem
 from typing import Any, Final, SupportsIndex, final
 
-__all__ = ["VERSION", "Engine", "EngineBatch", "EventBatch", "Extractors", "Filter", "PacketReader", "RuleSet", "Session", "check_regex", "parse", "parse_records"]
+__all__ = ["VERSION", "Engine", "EngineBatch", "EventBatch", "Explainer", "Extractors", "Filter", "PacketReader", "RuleSet", "Session", "check_regex", "parse", "parse_records", "regex_needles"]
 
 VERSION: Final[str]
 """
@@ -155,6 +155,26 @@ class EventBatch:
     def to_ndjson(self, /) -> bytes:
         """
         All rows as NDJSON: one flat ECS object per line.
+        """
+
+@final
+class Explainer:
+    """
+    Why rules hold or fail on an event. Made from a plan (JSON); immutable.
+    """
+    def __len__(self, /) -> int: ...
+    def __new__(cls, /, plan: bytes | bytearray) -> Explainer:
+        """
+        Compiles a plan for explanations.
+        """
+    def __repr__(self, /) -> str: ...
+    def explain(self, /, events: Any, logsource: tuple[str | None, str | None, str | None] = ..., ids: SupportsGetItem[int, str] = ..., nearest: SupportsIndex = 5) -> bytes:
+        """
+        Explains events: newline-separated JSON, or a batch that `parse` made.
+
+        `logsource` is (product, category, service) of all events, each `None` when unknown. Returns a JSON array with one
+        object per event: `event`, `logsource`, `routed`, `held` and `rules`, of which there are those that hold and the
+        `nearest`, or those named in `ids`.
         """
 
 @final
@@ -345,4 +365,9 @@ def parse(data: bytes | bytearray, extractors: Extractors, format: str = "auto",
 def parse_records(records: SupportsGetItem[int, bytes | bytearray], extractors: Extractors, format: str = "auto", year: SupportsIndex | None = None, timezone: str = "UTC") -> EventBatch:
     """
     Parses records that are already apart; a newline inside one is data. Otherwise like `parse`.
+    """
+
+def regex_needles(pattern: str) -> list[str] | None:
+    """
+    Returns the literals that spare the engine from searching most values with a regular expression, or `None`.
     """

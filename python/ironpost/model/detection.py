@@ -19,15 +19,34 @@ TRUST_LEVELS = ("host", "container", "unauthenticated", "spoofable")
 
 @dataclass(frozen=True, slots=True)
 class MatchedField:
-    """One reason of a match: this selection found this value in this field."""
+    """One reason of a match: this selection found this value in this field.
+
+    Attributes:
+        value: The event's value; empty when its absence was the reason.
+        op: What the rule asked, as the plan names it: ``equals``, ``endswith``, ``cidr`` and so on.
+        pattern: What the rule compared with.
+    """
 
     selection: str
     field: str
     value: str
+    op: str = ""
+    pattern: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the reason as a JSON object."""
-        return {"selection": self.selection, "field": self.field, "value": self.value}
+        return {
+            "selection": self.selection,
+            "field": self.field,
+            "value": self.value,
+            "op": self.op,
+            "pattern": self.pattern,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> MatchedField:
+        """Reads what the native engine or :meth:`to_json` wrote; what is missing is empty."""
+        return cls(*(str(value.get(key, "")) for key in ("selection", "field", "value", "op", "pattern")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +131,7 @@ class Detection:
             entity=Entity.from_json(value.get("entity")),
             event_index=int(value.get("event_index", value.get("row", 0)) or 0),
             group=tuple((str(name), str(text)) for name, text in pairs),
-            matched=tuple(
-                MatchedField(
-                    str(reason.get("selection", "")), str(reason.get("field", "")), str(reason.get("value", ""))
-                )
-                for reason in value.get("matched") or ()
-            ),
+            matched=tuple(MatchedField.from_json(reason) for reason in value.get("matched") or ()),
             evidence=tuple(str(line) for line in value.get("evidence") or ())[:MAX_EVIDENCE],
             fields={str(name): str(text) for name, text in (value.get("fields") or {}).items()},
             count=int(value.get("count", 1) or 1),

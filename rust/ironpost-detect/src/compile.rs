@@ -2,6 +2,7 @@
 
 use crate::atom::Atom;
 use crate::derive::{BoundDeriver, Deriver};
+use crate::explain::Written;
 use crate::lookup::{BoundLookup, Lookup, Lookups};
 use crate::plan::{
     CorrelationPlan, CorrelationType, Expr, LogsourcePlan, Op, Plan, PlanError, RulePlan, VERSION,
@@ -85,6 +86,8 @@ pub struct RuleSet {
     pub(crate) lookups: Vec<Lookup>,
     pub(crate) deriver: Deriver,
     pub(crate) atoms: Vec<Atom>,
+    /// By atom: what the rule says, for evidence.
+    pub(crate) written: Vec<Written>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) correlations: Vec<Correlation>,
     /// Correlations fed by each rule or correlation.
@@ -93,7 +96,7 @@ pub struct RuleSet {
 
 #[derive(Default)]
 pub(crate) struct Interner {
-    names: Vec<String>,
+    pub(crate) names: Vec<String>,
     ids: FxHashMap<String, u32>,
 }
 
@@ -118,6 +121,7 @@ struct Builder {
     names: Interner,
     lookups: Lookups,
     atoms: Vec<Atom>,
+    written: Vec<Written>,
     known: FxHashMap<(Option<u32>, String), u32>,
 }
 
@@ -152,6 +156,7 @@ impl Builder {
                 })?;
                 let index = self.atoms.len() as u32;
                 self.atoms.push(atom);
+                self.written.push(Written::of(plan));
                 self.known.insert(key, index);
                 Node::Atom(index)
             }
@@ -300,6 +305,7 @@ impl RuleSet {
             lookups: builder.lookups.finish(),
             deriver,
             atoms: builder.atoms,
+            written: builder.written,
             rules,
             correlations,
             feeds,

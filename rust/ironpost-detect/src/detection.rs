@@ -45,6 +45,10 @@ pub struct Matched {
     pub field: String,
     /// The value that matched; empty when its absence did.
     pub value: String,
+    /// What the rule asked: the operator's name in the plan, for example `endswith`.
+    pub op: &'static str,
+    /// What the rule compared with: text, wildcards as `*` and `?`, a number, a network, an expression, a field name.
+    pub pattern: String,
 }
 
 /// What a rule or correlation found.

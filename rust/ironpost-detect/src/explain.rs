@@ -1,14 +1,73 @@
-//! Why a rule held: which selection matched on which field and value.
+//! Why a rule held: which selection matched on which field and value. Why it did not: see [`crate::Explainer`].
 
 use crate::atom;
 use crate::compile::{Compiled, Node, Shape};
-use crate::detection::Matched;
+use crate::detection::{Matched, lossy};
+use crate::plan::{AtomPlan, Op};
 use ironpost_events::RowRef;
 
 /// At most this many (selection, field, value) are reported.
 const MAX_MATCHED: usize = 32;
-/// Longer values are cut.
-const MAX_VALUE: usize = 1024;
+/// Longer values are cut, in bytes.
+pub(crate) const MAX_VALUE: usize = 1024;
+
+/// What an atom asks, as the rule's author wrote it.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) op: Op,
+    pub(crate) pattern: Box<str>,
+}
+
+impl Written {
+    pub(crate) fn of(plan: &AtomPlan) -> Self {
+        Self { op: plan.op, pattern: pattern(&plan.value).into() }
+    }
+}
+
+/// A plan's value as one text: wildcards as `*` and `?`, their plain forms behind a backslash.
+fn pattern(value: &serde_json::Value) -> String {
+    let text = |key: &str| value.get(key).map(pattern).unwrap_or_default();
+    let made = match value {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Array(parts) => parts
+            .iter()
+            .map(|part| match part {
+                serde_json::Value::String(literal) => literal.replace('*', "\\*").replace('?', "\\?"),
+                wild => wild.get("wild").and_then(|wild| wild.as_str()).unwrap_or_default().to_owned(),
+            })
+            .collect(),
+        serde_json::Value::Object(parts) if parts.contains_key("part") => {
+            format!("{} {} {}", text("part"), text("compare"), text("number"))
+        }
+        serde_json::Value::Object(parts) if parts.contains_key("field") => text("field"),
+        other => other.to_string(),
+    };
+    lossy(made.as_bytes(), MAX_VALUE)
+}
+
+impl Op {
+    /// The operator's name in the plan.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Equals => "equals",
+            Self::Contains => "contains",
+            Self::Startswith => "startswith",
+            Self::Endswith => "endswith",
+            Self::Wildcard => "wildcard",
+            Self::Regex => "regex",
+            Self::Cidr => "cidr",
+            Self::Exists => "exists",
+            Self::Null => "null",
+            Self::Lt => "lt",
+            Self::Lte => "lte",
+            Self::Gt => "gt",
+            Self::Gte => "gte",
+            Self::Fieldref => "fieldref",
+            Self::Timepart => "timepart",
+        }
+    }
+}
 
 impl Compiled {
     /// The conditions that made `rule` hold on `row`; a condition under a `not` is never among them.
@@ -89,20 +148,25 @@ impl Explainer<'_, '_> {
                 let Some(held) = atom::witness(atom, self.row, &self.compiled.lookups, &mut self.fold) else {
                     return false;
                 };
-                let entry = match held {
-                    Some((field, value)) => Matched {
-                        selection: selection.to_owned(),
-                        field: String::from_utf8_lossy(field).into_owned(),
-                        value: crate::detection::lossy(value.bytes, MAX_VALUE),
-                    },
-                    None => Matched {
-                        selection: selection.to_owned(),
-                        field: atom.field.map_or_else(String::new, |field| {
-                            let set = &self.compiled.set;
-                            set.names[set.lookups[field as usize].name as usize].clone()
-                        }),
-                        value: String::new(),
-                    },
+                let written = self.compiled.set.written.get(*index as usize);
+                let (field, value) = match held {
+                    Some((field, value)) => {
+                        (String::from_utf8_lossy(field).into_owned(), lossy(value.bytes, MAX_VALUE))
+                    }
+                    None => {
+                        let set = &self.compiled.set;
+                        let name = atom
+                            .field
+                            .map(|field| set.names[set.lookups[field as usize].name as usize].clone());
+                        (name.unwrap_or_default(), String::new())
+                    }
+                };
+                let entry = Matched {
+                    selection: selection.to_owned(),
+                    field,
+                    value,
+                    op: written.map_or("", |written| written.op.name()),
+                    pattern: written.map_or_else(String::new, |written| written.pattern.to_string()),
                 };
                 if self.found.len() < MAX_MATCHED && !self.found.contains(&entry) {
                     self.found.push(entry);

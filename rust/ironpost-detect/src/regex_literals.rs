@@ -19,6 +19,13 @@ pub(crate) fn required(pattern: &str) -> Option<Vec<Box<[u8]>>> {
     literals.iter().all(|literal| literal.len() >= MIN_LENGTH).then_some(literals)
 }
 
+/// The literals that let most texts be passed over without running the expression; `None` when there are none and every
+/// text is searched.
+pub fn needles(pattern: &str) -> Option<Vec<String>> {
+    let found = required(pattern)?;
+    Some(found.iter().map(|literal| String::from_utf8_lossy(literal).into_owned()).collect())
+}
+
 /// The text a node stands for when case is ignored, if it is one text.
 fn single(hir: &Hir) -> Option<String> {
     match hir.kind() {

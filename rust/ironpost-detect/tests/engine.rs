@@ -424,7 +424,10 @@ fn detections_are_json_objects() {
     let mut text = Vec::new();
     found[0].to_json(&mut text);
     let value: Value = serde_json::from_slice(&text).unwrap();
-    assert_eq!(value["matched"], json!([{"selection": "sel", "field": "message", "value": "a x \u{1}"}]));
+    assert_eq!(
+        value["matched"],
+        json!([{"selection": "sel", "field": "message", "value": "a x \u{1}", "op": "contains", "pattern": "x"}])
+    );
     assert_eq!(value["fields"]["a"], "c");
     assert_eq!(
         (&value["kind"], &value["timestamp"], &value["source"]),

@@ -281,6 +281,36 @@ impl EventBatch {
         self.cells.push(cell);
     }
 
+    /// Adds a row of another batch under this batch's field ids.
+    ///
+    /// `logsource` replaces the row's own; `offset` is added to its position.
+    ///
+    /// # Errors
+    /// When the buffer would pass 4 GiB.
+    pub fn copy_row(
+        &mut self,
+        row: RowRef<'_>,
+        logsource: Option<&Logsource>,
+        offset: u64,
+    ) -> Result<(), BatchError> {
+        let info = row.info();
+        let raw = self.append(row.raw())?;
+        for cell in row.cells() {
+            let name = row.name_of(cell);
+            let field = std::str::from_utf8(name).ok().and_then(|name| self.fields.id(name));
+            let (field, name) = match field {
+                Some(field) => (field, Span::default()),
+                None => (FieldId::UNREGISTERED, self.append(name)?),
+            };
+            // A value that is the whole record stays recognisable as such.
+            let value = if cell.value == info.raw { raw } else { self.append(row.value_of(cell).bytes)? };
+            self.push_cell(Cell { field, kind: cell.kind, name, value });
+        }
+        let source = self.logsource_id(logsource.unwrap_or_else(|| row.logsource()));
+        self.finish_row(raw, info.timestamp, offset + info.position, source, info.repeat, info.format);
+        Ok(())
+    }
+
     /// Closes the row being built: it owns the cells pushed since the row before.
     pub fn finish_row(
         &mut self,

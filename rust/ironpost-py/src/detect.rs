@@ -5,15 +5,14 @@ use crate::error::raise;
 use crate::events::PyEventBatch;
 use ironpost_detect::{Compiled, Correlator, PlanError, Scratch, SourcePosition};
 use ironpost_events::{
-    BatchError, Cell, EventBatch, ExtractorSet, FieldId, FieldTable, Format, Logsource, ParseOptions, Parser,
-    SourceFacts, Span,
+    BatchError, EventBatch, ExtractorSet, FieldTable, Format, Logsource, ParseOptions, Parser, SourceFacts,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::sync::{Arc, Mutex, PoisonError};
 
-fn plan_error(error: &PlanError) -> PyErr {
+pub(crate) fn plan_error(error: &PlanError) -> PyErr {
     raise("RuleError", &error.to_string(), &[])
 }
 
@@ -21,6 +20,12 @@ fn plan_error(error: &PlanError) -> PyErr {
 #[pyfunction]
 pub(crate) fn check_regex(pattern: &str) -> Option<String> {
     ironpost_detect::check_regex(pattern)
+}
+
+/// Returns the literals that spare the engine from searching most values with a regular expression, or `None`.
+#[pyfunction]
+pub(crate) fn regex_needles(pattern: &str) -> Option<Vec<String>> {
+    ironpost_detect::regex_needles(pattern)
 }
 
 /// A compiled plan of rules. Immutable; a new set replaces an old one.
@@ -117,26 +122,9 @@ impl State {
     fn feed_batch(&mut self, rows: &EventBatch) -> Result<Vec<u8>, BatchError> {
         self.batch.clear();
         let told = &self.facts.logsource;
+        let told = Some(told).filter(|told| **told != Logsource::default());
         for index in 0..rows.len() {
-            let row = rows.row(index);
-            let info = row.info();
-            let raw = self.batch.append(row.raw())?;
-            for cell in row.cells() {
-                let name = row.name_of(cell);
-                let field = std::str::from_utf8(name).ok().and_then(|name| self.batch.fields().id(name));
-                let (field, name) = match field {
-                    Some(field) => (field, Span::default()),
-                    None => (FieldId::UNREGISTERED, self.batch.append(name)?),
-                };
-                // A value that is the whole record stays recognisable as such.
-                let value =
-                    if cell.value == info.raw { raw } else { self.batch.append(row.value_of(cell).bytes)? };
-                self.batch.push_cell(Cell { field, kind: cell.kind, name, value });
-            }
-            let source = if *told == Logsource::default() { row.logsource() } else { told };
-            let source = self.batch.logsource_id(source);
-            let position = self.position + info.position;
-            self.batch.finish_row(raw, info.timestamp, position, source, info.repeat, info.format);
+            self.batch.copy_row(rows.row(index), told, self.position)?;
         }
         self.position += rows.bytes() as u64;
         Ok(self.evaluate())

@@ -5,6 +5,7 @@ mod engine;
 mod enter;
 mod error;
 mod events;
+mod explain;
 mod filter;
 
 use pyo3::prelude::*;
@@ -17,11 +18,13 @@ mod _core {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
 
     #[pymodule_export]
-    use super::detect::{RuleSet, Session, check_regex};
+    use super::detect::{RuleSet, Session, check_regex, regex_needles};
     #[pymodule_export]
     use super::engine::{Engine, EngineBatch};
     #[pymodule_export]
     use super::events::{PyEventBatch, PyExtractors, parse, parse_records};
+    #[pymodule_export]
+    use super::explain::Explainer;
     #[pymodule_export]
     use super::filter::{Filter, PacketReader};
 }
