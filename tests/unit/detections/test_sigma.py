@@ -253,9 +253,10 @@ def test_a_detection_explains_itself() -> None:
         rule("s: {a|contains: [x, y], b: 1}\nf: {c: 2}\ncondition: s and not f") + "level: HIGH\ntags: [attack.t1059]\n"
     )
     (found,) = RuleSet.from_text(text).detect([{"a": "xy", "b": 1, "c": 3, "@timestamp": "2026-01-02T03:04:05Z"}])
-    assert [(reason.selection, reason.field, reason.value) for reason in found.matched] == [
-        ("s", "a", "xy"),
-        ("s", "b", "1"),
+    assert [(one.selection, one.field, one.value, one.op, one.pattern) for one in found.matched] == [
+        ("s", "a", "xy", "contains", "x"),
+        ("s", "a", "xy", "contains", "y"),
+        ("s", "b", "1", "equals", "1"),
     ]
     assert (str(found.level), found.kind, found.event_index, found.tags) == ("high", "rule", 0, ("attack.t1059",))
     assert found.timestamp == 1767323045_000_000_000
