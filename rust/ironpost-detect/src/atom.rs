@@ -205,11 +205,6 @@ impl Atom {
         }
     }
 
-    /// True when the atom can only hold on a row that has the field (or, for keywords, any value).
-    pub(crate) fn needs_value(&self) -> bool {
-        !matches!(self.test, Test::Null)
-    }
-
     /// Tests one value; `folded` is its case-folded form.
     pub(crate) fn holds_for(&self, value: Value<'_>, folded_value: &[u8]) -> bool {
         if value.kind == ValueKind::Null {

@@ -4,6 +4,7 @@ use crate::atom::Atom;
 use crate::derive::{BoundDeriver, Deriver};
 use crate::explain::Written;
 use crate::lookup::{BoundLookup, Lookup, Lookups};
+use crate::needles::Commonness;
 use crate::plan::{
     CorrelationPlan, CorrelationType, Expr, LogsourcePlan, Op, Plan, PlanError, RulePlan, VERSION,
 };
@@ -11,7 +12,7 @@ use crate::program::Program;
 use ironpost_events::{FieldId, FieldTable};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 /// A condition over atoms; references are already resolved.
 #[derive(Clone, Debug)]
@@ -328,7 +329,16 @@ impl RuleSet {
         let always = crate::detection::ALWAYS_READ.map(|name| table.id(name));
         let lookups = self.lookups.iter().map(|lookup| lookup.bind(&ids)).collect();
         let deriver = self.deriver.bind(&ids);
-        Compiled { set: self, ids, lookups, deriver, always, table, programs: RwLock::default() }
+        Compiled {
+            set: self,
+            ids,
+            lookups,
+            deriver,
+            always,
+            table,
+            programs: RwLock::default(),
+            commonness: OnceLock::new(),
+        }
     }
 }
 
@@ -372,6 +382,7 @@ pub struct Compiled {
     pub(crate) always: [Option<FieldId>; crate::detection::ALWAYS_READ.len()],
     table: Arc<FieldTable>,
     programs: RwLock<Programs>,
+    commonness: OnceLock<Commonness>,
 }
 
 #[derive(Debug, Default)]
@@ -394,6 +405,12 @@ impl Compiled {
     /// Id of a rule by the index in a [`crate::Match`].
     pub fn rule_id(&self, rule: u32) -> &str {
         self.set.rules.get(rule as usize).map_or("", |rule| &rule.id)
+    }
+
+    /// How common the texts that rules ask for are.
+    pub(crate) fn commonness(&self) -> &Commonness {
+        self.commonness
+            .get_or_init(|| Commonness::new(self.set.atoms.iter().flat_map(|atom| atom.literals()).flatten()))
     }
 
     /// The program for events of a log source; made when the source is first seen.

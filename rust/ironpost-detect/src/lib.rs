@@ -4,9 +4,9 @@
 //! a field table and evaluates it. Matching is stateless and runs on any thread ([`Compiled::evaluate`]); counting over
 //! time is done by one [`Correlator`], which also turns matches into [`Detection`]s.
 //!
-//! Speed comes from four habits: rules are routed by log source; the literals of a field's conditions share one
-//! Aho-Corasick automaton; every distinct condition is tested at most once per event; and a rule is looked at only when
-//! one of its *witnesses* (conditions without which it cannot hold) was seen.
+//! Speed comes from five habits: rules are routed by log source; the texts asked of a field are found in one pass over its
+//! value; what was found is bits in a small set; a rule is looked at only when one of its *witnesses* (bits without which it
+//! cannot hold) was set, as a row of jumps over these bits; and what is slow to test is tested last.
 
 mod atom;
 mod compile;
@@ -18,6 +18,7 @@ mod explain;
 mod explainer;
 mod lookup;
 mod lru;
+mod needles;
 mod plan;
 mod program;
 mod regex_literals;
