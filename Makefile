@@ -24,8 +24,8 @@ export RUSTDOC := $(shell rustc --print sysroot 2>/dev/null)/bin/rustdoc
 RUST_SOURCES := $(shell find rust ebpf/ironpost-ebpf-common ebpf/prebuilt -type f -not -name '*.md') Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: help run install wheel test check format lint types stubs test-rust test-python test-long bench ebpf ebpf-check \
-        system-run system-test system-ebpf clean
+.PHONY: help run install wheel test check format lint types stubs test-rust test-python test-long bench bench-sigma ebpf ebpf-check \
+        system-run system-test system-ebpf system-bench-sigma clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ system-test: system-run
 
 system-ebpf: system-run
 	@scripts/system-packages ebpf
+
+system-bench-sigma: system-run
+	@scripts/system-packages bench-sigma
 
 $(VENV)/.created: pyproject.toml constraints.txt | system-run
 	@test -x $(BIN)/python || python3 -m venv $(VENV)
@@ -108,6 +111,9 @@ test-long: $(VENV)/.wheel $(VENV)/.tools | system-test ## hour-long rounds: fuzz
 
 bench: $(VENV)/.wheel $(VENV)/.tools | system-test ## measure: throughput, latency, packet path; prints min and median
 	benches/run $(ARGS)
+
+bench-sigma: $(VENV)/.wheel | system-bench-sigma ## the rule engine beside rsigma's on the public rules; ARGS='--quick win_mixed'
+	@$(BIN)/python benches/sigma/run.py $(ARGS)
 
 ebpf: $(TOOLS)/bin/bpf-linker ## rebuild ebpf/prebuilt/ (maintainers; users never need it)
 	ebpf/build.sh
