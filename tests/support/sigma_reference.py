@@ -73,6 +73,16 @@ def found_values(field: str, event: Any) -> Iterator[Any]:
                 yield from found_values(field[len(name) + 1 :], inner)
 
 
+def is_there(field: str, event: Any) -> bool:
+    """Whether a field is there at all, be it null, empty, or an object."""
+    if isinstance(event, list):
+        return any(is_there(field, part) for part in event)
+    return isinstance(event, dict) and any(
+        name == field or (field.startswith(name + ".") and is_there(field[len(name) + 1 :], inner))
+        for name, inner in event.items()
+    )
+
+
 def scalars(value: Any) -> Iterator[Any]:
     """What a field holds: an object is not a value of it, only what stands in the object is, under its own name."""
     if isinstance(value, list):
@@ -100,9 +110,9 @@ def text_of(value: Any) -> str:
 def one(field: str, modifiers: list[str], wanted: Any, event: dict[str, Any]) -> bool:
     values = list(found_values(field, event)) if field else list(leaves(event))
     if "exists" in modifiers:
-        return bool(values) is wanted
+        return is_there(field, event) is wanted
     if wanted is None:
-        return not values or None in values
+        return not is_there(field, event) or None in values
     texts = [text_of(value) for value in values if value is not None]
     for name, comparison in COMPARISONS.items():
         if name in modifiers:

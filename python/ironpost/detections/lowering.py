@@ -126,6 +126,7 @@ class Lowering:
         for key, value in body.items():
             line = body.line_of(key)
             field, *modifiers = (part.strip() for part in key.split("|"))
+            field = field.replace(" ", "")  # the specification leaves blanks out of names; events may have them
             try:
                 parsed = Modifiers.parse(modifiers)
             except RuleError as error:

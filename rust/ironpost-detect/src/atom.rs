@@ -207,8 +207,10 @@ impl Atom {
 
     /// Tests one value; `folded` is its case-folded form.
     pub(crate) fn holds_for(&self, value: Value<'_>, folded_value: &[u8]) -> bool {
-        if value.kind == ValueKind::Null {
-            return matches!(self.test, Test::Exists | Test::Null);
+        match value.kind {
+            ValueKind::Null => return matches!(self.test, Test::Exists | Test::Null),
+            ValueKind::Container => return matches!(self.test, Test::Exists),
+            _ => {}
         }
         match &self.test {
             Test::Text { anchor, folded, cased: None } => anchor.holds(folded_value, folded),
@@ -407,10 +409,10 @@ fn field_reference(
     cased: bool,
 ) -> bool {
     let Some(other) = other else { return false };
-    if value.kind == ValueKind::Null {
+    if !value.kind.has_value() {
         return false;
     }
-    let candidates = other.cells(row).filter(|cell| cell.kind != ValueKind::Null);
+    let candidates = other.cells(row).filter(|cell| cell.kind.has_value());
     candidates.map(|cell| row.value_of(cell)).any(|candidate| {
         if cased {
             anchor.holds(value.bytes, candidate.bytes)

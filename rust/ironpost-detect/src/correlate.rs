@@ -9,7 +9,7 @@ use crate::evaluate::Match;
 use crate::lru::Lru;
 use crate::plan::CorrelationType;
 use crate::window::{Entry, Outcome, Trust, Window};
-use ironpost_events::{EventBatch, RowRef, ValueKind};
+use ironpost_events::{EventBatch, RowRef};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -341,7 +341,7 @@ impl Event<'_> {
     /// First value of a field, as text.
     fn text(&self, compiled: &Compiled, field: u32, limit: usize) -> Option<String> {
         let id = compiled.ids.get(field as usize).copied().flatten()?;
-        let value = self.row.values(id).find(|value| value.kind != ValueKind::Null)?;
+        let value = self.row.values(id).find(|value| value.kind.has_value())?;
         Some(lossy(value.bytes, limit))
     }
 
@@ -351,7 +351,7 @@ impl Event<'_> {
     }
 
     fn always(&self, compiled: &Compiled, which: usize) -> Option<String> {
-        let value = self.row.values(compiled.always[which]?).find(|value| value.kind != ValueKind::Null)?;
+        let value = self.row.values(compiled.always[which]?).find(|value| value.kind.has_value())?;
         Some(lossy(value.bytes, MAX_GROUP_VALUE))
     }
 

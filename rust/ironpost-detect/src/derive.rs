@@ -7,7 +7,7 @@
 
 use crate::compile::{Interner, accepts};
 use crate::plan::{DeciderPlan, LogsourcePlan, PlanError, Wanted};
-use ironpost_events::{FieldId, Logsource, RowRef, ValueKind};
+use ironpost_events::{FieldId, Logsource, RowRef};
 use rustc_hash::FxHashMap;
 
 /// Most keys of all tables together: their presence in an event is a bit.
@@ -249,7 +249,7 @@ impl BoundDeriver {
         let cells = row.cells();
         for (index, cell) in cells.iter().enumerate() {
             let Some(roles) = self.by_field.get(usize::from(cell.field.0)) else { continue };
-            if cell.kind == ValueKind::Null {
+            if !cell.kind.has_value() {
                 continue;
             }
             for &(key, rank) in roles {

@@ -171,11 +171,14 @@ impl Compiled {
             let value = row.value_of(cell);
             let mut hits = Hits { program, scratch };
             if let Some(scanner) = scanner {
-                let null = value.kind == ValueKind::Null;
-                let kind = if null { &scanner.null } else { &scanner.text };
+                let kind = match value.kind {
+                    ValueKind::Null => &scanner.null[..],
+                    ValueKind::Container => &[],
+                    _ => &scanner.text[..],
+                };
                 scanner.exists.iter().chain(kind).for_each(|&bit| hits.hit(bit));
             }
-            if value.kind == ValueKind::Null {
+            if !value.kind.has_value() {
                 continue;
             }
             let first = scanner.and_then(|scanner| scanner.needles.as_ref());

@@ -324,6 +324,7 @@ impl Walker<'_> {
             values
                 .map(|value| match value.kind {
                     ValueKind::Null => Value::Null,
+                    ValueKind::Container => json!({}),
                     _ => Value::from(lossy(value.bytes, MAX_VALUE)),
                 })
                 .collect()

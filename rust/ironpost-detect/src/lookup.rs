@@ -6,7 +6,7 @@
 
 use crate::compile::Interner;
 use crate::plan::MapPlan;
-use ironpost_events::{Cell, FieldId, RowRef, ValueKind};
+use ironpost_events::{Cell, FieldId, RowRef};
 use rustc_hash::FxHashMap;
 
 /// A rule's field and the event fields that may carry it, as indices of names.
@@ -111,15 +111,16 @@ impl BoundLookup {
     pub(crate) fn counts(&self, row: RowRef<'_>, rank: u16) -> bool {
         let before = &self.entries[..usize::from(rank).min(self.entries.len())];
         before.is_empty()
-            || !row.cells().iter().any(|cell| {
-                cell.kind != ValueKind::Null && before.iter().any(|entry| entry.contains(&cell.field))
-            })
+            || !row
+                .cells()
+                .iter()
+                .any(|cell| cell.kind.has_value() && before.iter().any(|entry| entry.contains(&cell.field)))
     }
 
     /// The cells of the row that the lookup means.
     pub(crate) fn cells<'a>(&self, row: RowRef<'a>) -> impl Iterator<Item = &'a Cell> + use<'a, '_> {
         let has_value = |entry: &[FieldId]| {
-            row.cells().iter().any(|cell| cell.kind != ValueKind::Null && entry.contains(&cell.field))
+            row.cells().iter().any(|cell| cell.kind.has_value() && entry.contains(&cell.field))
         };
         let chosen = match &*self.entries {
             [only] => Some(only),

@@ -33,6 +33,15 @@ pub enum ValueKind {
     Bool,
     /// JSON null; no bytes.
     Null,
+    /// A JSON object or an empty list: there, but without a value of its own; no bytes.
+    Container,
+}
+
+impl ValueKind {
+    /// True when there is something to compare with.
+    pub fn has_value(self) -> bool {
+        !matches!(self, Self::Null | Self::Container)
+    }
 }
 
 /// One (field, value) of a row. A field may occur several times in a row (JSON arrays).
@@ -297,7 +306,7 @@ impl EventBatch {
         let raw = self.append(row.raw())?;
         for cell in row.cells() {
             let name = row.name_of(cell);
-            let field = std::str::from_utf8(name).ok().and_then(|name| self.fields.id(name));
+            let field = self.fields.find(name);
             let (field, name) = match field {
                 Some(field) => (field, Span::default()),
                 None => (FieldId::UNREGISTERED, self.append(name)?),

@@ -140,6 +140,13 @@ impl FieldTable {
         self.ids.get(name).copied()
     }
 
+    /// The id of a name as an event spells it: with or without the blanks that rules leave out (`SAM User Account` is
+    /// `SAMUserAccount` to them).
+    pub fn find(&self, name: &[u8]) -> Option<FieldId> {
+        let name = std::str::from_utf8(name).ok()?;
+        self.id(name).or_else(|| if name.contains(' ') { self.id(&name.replace(' ', "")) } else { None })
+    }
+
     /// The name of an id; empty for [`FieldId::UNREGISTERED`] and ids of another table.
     pub fn name(&self, id: FieldId) -> &str {
         self.names.get(usize::from(id.0)).map_or("", |name| name)

@@ -18,6 +18,8 @@ pub(crate) enum Leaf<'a> {
     Float(&'a [u8]),
     Bool(&'a [u8]),
     Null,
+    /// An object, or a list without elements: the name is there, whatever stands in it.
+    Container,
 }
 
 /// Why a record is not read as JSON.
@@ -143,7 +145,7 @@ impl<'a> Reader<'a> {
         };
         self.at += match leaf {
             Leaf::Bool(text) => text.len(),
-            _ => 4,
+            _ => 4, // null
         };
         Ok(leaf)
     }
@@ -157,8 +159,8 @@ struct Level {
 
 /// Calls `each` with dotted name and value for every leaf of the object that `text` is, in order.
 ///
-/// Array elements repeat the array's name. Duplicate keys are reported as often as they occur. Empty objects and
-/// arrays have no leaf.
+/// Array elements repeat the array's name. Duplicate keys are reported as often as they occur. An object is reported
+/// before what stands in it (of an array's objects the first), an empty array instead.
 pub(crate) fn walk<'a>(
     text: &'a [u8],
     mut each: impl FnMut(&[u8], Leaf<'a>) -> Result<(), JsonError>,
@@ -174,6 +176,17 @@ pub(crate) fn walk<'a>(
     reader.eat(b'{')?;
     levels.push(Level { object: true, name: 0 });
     let mut first = true;
+    let mut report = |name: &[u8], leaf| {
+        leaves += 1;
+        names += name.len();
+        if leaves > MAX_LEAVES {
+            return Err(JsonError::TooManyValues);
+        }
+        if names > MAX_NAMES {
+            return Err(JsonError::NamesTooLong);
+        }
+        each(name, leaf)
+    };
     while let Some(level) = levels.last() {
         let (object, base) = (level.object, level.name);
         name.truncate(base);
@@ -188,6 +201,7 @@ pub(crate) fn walk<'a>(
             reader.eat(b',')?;
             reader.skip_space();
         }
+        let leads = first;
         first = false;
         if object {
             let (key, escaped) = reader.string()?;
@@ -209,20 +223,17 @@ pub(crate) fn walk<'a>(
                     return Err(JsonError::TooDeep);
                 }
                 reader.at += 1;
+                reader.skip_space();
+                let empty = open == b'[' && reader.peek() == Some(b']');
+                if empty || (open == b'{' && (object || leads)) {
+                    report(&name, Leaf::Container)?;
+                }
                 levels.push(Level { object: open == b'{', name: name.len() });
                 first = true;
             }
             _ => {
                 let leaf = reader.leaf()?;
-                leaves += 1;
-                names += name.len();
-                if leaves > MAX_LEAVES {
-                    return Err(JsonError::TooManyValues);
-                }
-                if names > MAX_NAMES {
-                    return Err(JsonError::NamesTooLong);
-                }
-                each(&name, leaf)?;
+                report(&name, leaf)?;
             }
         }
     }

@@ -44,7 +44,7 @@ fn is_json_integer(bytes: &[u8]) -> bool {
 
 fn entry_value(value: Value<'_>) -> EntryValue<'_> {
     match value.kind {
-        ValueKind::Null => EntryValue::Null,
+        ValueKind::Null | ValueKind::Container => EntryValue::Null,
         ValueKind::Bool => EntryValue::Bool(value.bytes == b"true"),
         // A pid such as `007` is an integer to us but not to JSON.
         ValueKind::Integer if !is_json_integer(value.bytes) => {
@@ -113,7 +113,8 @@ impl<'a> RowRef<'a> {
         let mut known: FxHashMap<&'a [u8], usize> = FxHashMap::default();
         for cell in self.cells() {
             let name = self.name_of(cell);
-            if (cell.field == ecs::TIMESTAMP && info.timestamp.is_some())
+            if cell.kind == ValueKind::Container
+                || (cell.field == ecs::TIMESTAMP && info.timestamp.is_some())
                 // Said by the structured data itself, where an element's name may hold dots.
                 || (info.format == "rfc5424" && name.starts_with(STRUCTURED_PREFIX))
             {

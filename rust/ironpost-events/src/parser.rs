@@ -414,8 +414,7 @@ impl Parser {
         value: Span,
         row: &mut Row<'_>,
     ) -> Result<(), BatchError> {
-        let field = std::str::from_utf8(name).ok().and_then(|name| self.fields.id(name));
-        let (field, name) = match field {
+        let (field, name) = match self.fields.find(name) {
             Some(field) => (field, Span::default()),
             None => (FieldId::UNREGISTERED, row.batch.append(name)?),
         };

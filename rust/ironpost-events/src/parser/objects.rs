@@ -80,6 +80,12 @@ impl Parser {
                 Leaf::Float(number) => (ValueKind::Float, within(text, number, base)),
                 Leaf::Bool(word) => (ValueKind::Bool, within(text, word, base)),
                 Leaf::Null => (ValueKind::Null, Span { start: base, len: 0 }),
+                Leaf::Container => {
+                    let nothing = Span { start: base, len: 0 };
+                    return self
+                        .push_named(name, ValueKind::Container, nothing, row)
+                        .map_err(|_| JsonError::Full);
+                }
             };
             if name == b"event.repeat" {
                 if let Leaf::Integer(digits) = leaf {
