@@ -230,8 +230,10 @@ impl Atom {
     }
 }
 
+/// The address a value is; the zone of a link-local one (`fe80::1%eth0`) says nothing about networks.
 fn address(text: &[u8]) -> Option<IpAddr> {
-    std::str::from_utf8(text).ok()?.trim().parse().ok()
+    let text = std::str::from_utf8(text).ok()?.trim();
+    text.split_once('%').map_or(text, |(address, _)| address).parse().ok()
 }
 
 /// IPv4-mapped IPv6 addresses are judged as the IPv4 address they stand for.
@@ -288,10 +290,16 @@ fn compare(plan: &AtomPlan, accept: fn(Ordering) -> bool) -> Result<Test, String
     Ok(Test::Compare { number, accept })
 }
 
+/// Epoch seconds of the years 1 to 9999; other numbers are no times.
+const TIMES: std::ops::Range<f64> = -62_135_596_800.0..253_402_300_800.0;
+
 /// A part of an RFC 3339 time or of epoch seconds, in the time's own offset (epoch: UTC).
 fn time_part(text: &[u8], part: TimePart) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?.trim();
     let (date, hour, minute) = if let Ok(seconds) = text.parse::<f64>() {
+        if !TIMES.contains(&seconds) {
+            return None;
+        }
         let seconds = seconds.floor() as i64;
         let clock = seconds.rem_euclid(86_400);
         (civil_from_days(seconds.div_euclid(86_400)), clock / 3_600, clock / 60 % 60)
@@ -443,7 +451,17 @@ mod tests {
         assert_eq!(time_part(b"1614000000", TimePart::Day), Some(22));
         assert_eq!(time_part(b"1614000000", TimePart::Hour), Some(13));
         assert_eq!(time_part(b"2021-02-22T13:20:00+00:00", TimePart::Minute), Some(20));
-        assert_eq!(time_part(b"garbage", TimePart::Year), None);
+        for text in ["garbage", "1e300", "-1e300", "inf", "nan", "1614000000000"] {
+            assert_eq!(time_part(text.as_bytes(), TimePart::Year), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_zone_does_not_hide_an_address() {
+        let network = "fe80::/10".parse().unwrap();
+        assert!(in_network(&network, address(b"fe80::1%eth0").unwrap()));
+        assert_eq!(address(b"10.0.0.1%"), "10.0.0.1".parse().ok());
+        assert_eq!(address(b"%eth0"), None);
     }
 
     #[test]
