@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ironpost.detections import RuleSet
@@ -43,7 +43,9 @@ class Agreement:
         for row, rule_id in sorted(found ^ expected):
             said = "matches" if (row, rule_id) in found else "does not match"
             rule = json.dumps(made[int(rule_id[1:])]["detection"], ensure_ascii=False)
-            raise AssertionError(f"the engine {said}\nrule  {rule}\nevent {json.dumps(events[row], ensure_ascii=False)}")
+            raise AssertionError(
+                f"the engine {said}\nrule  {rule}\nevent {json.dumps(events[row], ensure_ascii=False)}"
+            )
 
 
 def compare(examples: int, *, at_least: int, derandomize: bool) -> None:
@@ -53,7 +55,8 @@ def compare(examples: int, *, at_least: int, derandomize: bool) -> None:
         max_examples=examples,
         derandomize=derandomize,
         deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+        phases=[Phase.generate],  # the failure names the one pair at fault: nothing to make smaller
+        suppress_health_check=list(HealthCheck),
     )
     @given(st.lists(rules(), min_size=4, max_size=12), st.lists(EVENTS, max_size=8), st.integers(0, 2**32))
     def round_of(made: list[dict[str, Any]], events: list[dict[str, Any]], seed: int) -> None:
@@ -66,9 +69,9 @@ def compare(examples: int, *, at_least: int, derandomize: bool) -> None:
 
 
 def test_loader_and_engine_agree_with_the_reference_on_fifty_thousand_pairs() -> None:
-    compare(130, at_least=50_000, derandomize=True)
+    compare(200, at_least=50_000, derandomize=True)
 
 
 @pytest.mark.long
 def test_loader_and_engine_agree_with_the_reference_on_a_million_pairs() -> None:
-    compare(3_000, at_least=1_000_000, derandomize=False)
+    compare(4_000, at_least=1_000_000, derandomize=False)

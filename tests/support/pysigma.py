@@ -1,7 +1,7 @@
 """pySigma, the reference converter, as arbiter of parsing: its reading of a rule and ours in one comparable form.
 
 A form is a nested tuple: ``("and", {…})``, ``("or", {…})``, ``("not", form)``, ``("name", detection)`` or an atom
-``(field, operator, value, cased)``. Text is a tuple of literals and wildcards, so ``contains`` and ``*…*`` are the same.
+``(field, operator, value, cased)``. Text is a tuple of literals and wildcards: ``contains`` and ``*…*`` are the same.
 """
 
 from __future__ import annotations
@@ -60,15 +60,18 @@ def text_form(parts: Iterable[Any]) -> Form:
 
 def regex_form(pattern: str, flags: Iterable[str]) -> Form:
     """Dialects differ in what needs a backslash; what it means is compared by running it."""
-    written, pattern = re.fullmatch(r"(?:\(\?([ims]+)\))*(.*)", pattern, re.DOTALL).groups()
-    return (pattern.replace("\\", ""), frozenset([*flags, *(written or "")]))
+    flags = set(flags)
+    while found := re.match(r"\(\?([ims]+)\)", pattern):
+        flags |= set(found[1])
+        pattern = pattern[found.end() :]
+    return (pattern.replace("\\", ""), frozenset(flags))
 
 
 # --- theirs ---------------------------------------------------------------------------------------------------------
 
 
 def theirs(text: str) -> tuple[dict[str, Form], Form]:
-    """pySigma's detections by name, and its condition over the names.
+    """Their detections by name, and its condition over the names.
 
     Raises:
         SigmaError: When pySigma refuses the rule.
@@ -128,7 +131,9 @@ def _value(field: str, value: Any, *, anchored: bool) -> Form:
         return form if value.exists else ("not", form)
     if isinstance(value, SigmaRegularExpression):
         named = {SpecialChars.WILDCARD_MULTI: "*", SpecialChars.WILDCARD_SINGLE: "?"}
-        parts = [f"<{part.name}>" if isinstance(part, Placeholder) else named.get(part, part) for part in value.regexp.s]
+        parts = [
+            f"<{part.name}>" if isinstance(part, Placeholder) else named.get(part, part) for part in value.regexp.s
+        ]
         return (field, "regex", regex_form("".join(parts), (FLAGS[flag.name] for flag in value.flags)), False)
     if isinstance(value, SigmaCIDRExpression):
         return (field, "cidr", ipaddress.ip_network(value.cidr, strict=False), False)

@@ -1,14 +1,14 @@
 """Sigma evaluated the slow and obvious way, straight from the rule's data: the oracle for the engine.
 
-Written from the Sigma 2.1.0 specification; where that is silent the choices are: a value is compared by its text form, an
-object or an empty list is no value (its parts are, under names of their own), an IPv4-mapped address is the IPv4 address
-it stands for, a number is a time from the year 1 to 9999.
+Written from the Sigma 2.1.0 specification; where that is silent the choices are: a value is compared by its text form,
+an object or an empty list is no value (its parts are, under names of their own), an IPv4-mapped address is the IPv4
+address it stands for, a number is a time from the year 1 to 9999.
 """
 
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "gt": lambda left, right: left > right,
     "gte": lambda left, right: left >= right,
 }
-TIME_PARTS: dict[str, Callable[[datetime.datetime], int]] = {
+TIME_PARTS: dict[str, Callable[[dt.datetime], int]] = {
     "minute": lambda time: time.minute,
     "hour": lambda time: time.hour,
     "day": lambda time: time.day,
@@ -178,13 +178,13 @@ def number_of(text: str) -> Fraction | None:
     return Fraction(text.strip()) if re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?\s*", text) else None
 
 
-def time_of(text: str) -> datetime.datetime | None:
+def time_of(text: str) -> dt.datetime | None:
     """A time as it is written, without moving it to another zone; a number is seconds since 1970 in UTC."""
     number = number_of(text)
     try:
         if number is not None:
-            return datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=int(number // 1))  # noqa: DTZ001
-        return datetime.datetime.fromisoformat(text)
+            return dt.datetime(1970, 1, 1) + dt.timedelta(seconds=int(number // 1))  # noqa: DTZ001
+        return dt.datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         return None
 
@@ -240,7 +240,9 @@ def dashes(pattern: Sequence[Any]) -> Iterator[list[Any]]:
     """Every spelling: a dash or slash that begins a word may be any of five, each on its own."""
     spellings: list[list[Any]] = [[]]
     for part in literals(pattern):
-        spots = {found.start() for found in re.finditer(r"\B[-/]\b", part)} if isinstance(part, str) else set()
+        spots = (
+            {found.start() for found in re.finditer(r"\B[-/\u2013-\u2015]\b", part)} if isinstance(part, str) else set()
+        )
         for index, token in enumerate(part if isinstance(part, str) else [part]):
             choices = "-/\u2013\u2014\u2015" if index in spots else [token]
             spellings = [[*before, choice] for before in spellings for choice in choices]
