@@ -1,8 +1,8 @@
 """Sigma evaluated the slow and obvious way, straight from the rule's data: the oracle for the engine.
 
 Written from the Sigma 2.1.0 specification; where that is silent the choices are: a value is compared by its text form,
-an object or an empty list is no value (its parts are, under names of their own), an IPv4-mapped address is the IPv4
-address it stands for, a number is a time from the year 1 to 9999.
+an object or an empty list is there but has no text (its parts have, under their own names), an IPv4-mapped address is
+the IPv4 address it stands for, a number is a time from the year 1 to 9999.
 """
 
 from __future__ import annotations
@@ -98,12 +98,13 @@ def item(key: str, value: Any, event: Mapping[str, Any], placeholders: Placehold
 
 
 def found_values(field: str, event: Any) -> Iterator[Any]:
-    """Everything that stands under a name: a flat one, or a path through mappings and lists."""
+    """Everything that stands under a name: a flat one, or a path through mappings and lists; blanks do not count."""
     if isinstance(event, list):
         for part in event:
             yield from found_values(field, part)
     elif isinstance(event, dict):
-        for name, inner in event.items():
+        for written, inner in event.items():
+            name = written.replace(" ", "")
             if name == field:
                 yield inner
             elif field.startswith(name + "."):

@@ -83,7 +83,7 @@ VALUES = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from("ijkm"), inner, max_size=2)),
     max_leaves=4,
 )
-EVENTS = st.dictionaries(st.sampled_from(["f", "g", "Image", "h", "h.i", "l", "other"]), VALUES, max_size=5)
+EVENTS = st.dictionaries(st.sampled_from(["f", "g", "Image", "Ima ge", "h", "h.i", "l", "other"]), VALUES, max_size=5)
 
 
 def lists_of(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
