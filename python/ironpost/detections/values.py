@@ -111,7 +111,7 @@ class Modifiers:
             if name not in KNOWN_MODIFIERS:
                 near = get_close_matches(name, KNOWN_MODIFIERS, n=1)
                 raise RuleError(f"unknown modifier {name!r}", hint=f"did you mean {near[0]!r}?" if near else "")
-            if name in names[:index]:
+            if name in names[:index] and name not in _TRANSFORMS:
                 raise RuleError(f"modifier {name!r} is given twice")
             if name in {"all", "cased", "neq"}:
                 continue
@@ -367,6 +367,8 @@ def _network(text: str) -> str:
     import ipaddress  # noqa: PLC0415 - few rules need it
 
     try:
+        if "%" in text:
+            raise RuleError("cidr: a network has no zone")
         return str(ipaddress.ip_network(text.strip(), strict=False))
     except ValueError as error:
         raise RuleError(f"cidr: {error}") from None
