@@ -34,6 +34,8 @@ pub(crate) struct Rule {
     pub(crate) emit: bool,
     pub(crate) logsource: LogsourcePlan,
     pub(crate) fields: Vec<u32>,
+    /// Detections carry the whole event.
+    pub(crate) event: bool,
     pub(crate) entity: Vec<u32>,
     pub(crate) condition: Node,
     /// The named selections and the condition as written, for explanations.
@@ -195,6 +197,7 @@ impl Builder {
         }
         Ok(Rule {
             fields: self.lookups.event_fields(plan.map, &plan.fields, &mut self.names),
+            event: plan.event,
             entity: self.names.all(&plan.entity),
             id: plan.id,
             title: plan.title,

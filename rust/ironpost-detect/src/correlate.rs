@@ -419,6 +419,7 @@ impl Event<'_> {
             position: self.row.info().position,
             container_id: self.always(compiled, CONTAINER_ID),
             tags: rule.tags.clone(),
+            event: rule.event.then(|| self.row.to_json()),
         }
     }
 
@@ -451,6 +452,7 @@ impl Event<'_> {
             position: self.row.info().position,
             container_id: self.always(compiled, CONTAINER_ID),
             tags: plan.tags.clone(),
+            event: None,
         }
     }
 }

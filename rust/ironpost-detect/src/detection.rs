@@ -92,6 +92,9 @@ pub struct Detection {
     pub container_id: Option<String>,
     /// Tags of the rule.
     pub tags: Vec<String>,
+    /// The whole event as a JSON object, for rules that ask for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
 }
 
 /// What a detection is about.

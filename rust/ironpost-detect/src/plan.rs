@@ -147,6 +147,8 @@ pub(crate) struct RulePlan {
     #[serde(default)]
     pub(crate) fields: Vec<String>,
     #[serde(default)]
+    pub(crate) event: bool,
+    #[serde(default)]
     pub(crate) entity: Vec<String>,
     #[serde(default)]
     pub(crate) detections: BTreeMap<String, Expr>,

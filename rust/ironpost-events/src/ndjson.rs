@@ -136,6 +136,23 @@ impl<'a> RowRef<'a> {
         }
         entries
     }
+
+    /// The row as one JSON object, as [`EventBatch::row_to_json`] writes it.
+    pub fn to_json(&self) -> String {
+        let mut out = Vec::new();
+        self.write_json(&mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    fn write_json(&self, out: &mut Vec<u8>) {
+        out.push(b'{');
+        write_list(&self.entries(), out, |entry, out| {
+            write_text(&entry.name, out);
+            out.push(b':');
+            write_one_or_many(&entry.values, out, write_value);
+        });
+        out.push(b'}');
+    }
 }
 
 fn write_text(text: &str, out: &mut Vec<u8>) {
@@ -260,13 +277,7 @@ impl EventBatch {
     /// Flat dotted keys; a field with several values becomes an array. The text is valid UTF-8 and has no raw
     /// control characters.
     pub fn row_to_json(&self, index: usize, out: &mut Vec<u8>) {
-        out.push(b'{');
-        write_list(&self.row(index).entries(), out, |entry, out| {
-            write_text(&entry.name, out);
-            out.push(b':');
-            write_one_or_many(&entry.values, out, write_value);
-        });
-        out.push(b'}');
+        self.row(index).write_json(out);
     }
 
     /// All rows, one JSON object per line.
