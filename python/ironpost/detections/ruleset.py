@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ironpost import _core
 from ironpost.detections.documents import (
     Document,
     check_readable,
+    documents_in,
     parse_documents,
-    read_documents,
+    read_content,
     rule_files,
     with_actions,
 )
 from ironpost.detections.field_maps import PARTS, FieldMap, FieldMaps, load_maps, shipped_maps
+from ironpost.detections.pack import MIN_FILES, Pack, PackDirectory, Recipe, user_cache
 from ironpost.detections.short_form import is_short_form, lower_short_form
 from ironpost.detections.sigma import Compiler, Filter, Rule
 from ironpost.detections.supply import Supply, unfed_reasons
@@ -79,11 +81,14 @@ class RuleSet:
         rules: Rules and correlations in use.
         refused: What could not be used, with path, line and reason; it never stops the others.
         supply: What ``unfed`` judges by.
+        pack: What became of the compiled pack: ``used``, or why not and whether it was written; empty without one.
     """
 
-    rules: tuple[Rule, ...]
+    rules: Sequence[Rule]
     refused: tuple[RefusedRule, ...] = ()
     supply: Supply | None = None
+    pack: str = ""
+    _kept_unfed: Callable[[], list[dict[str, Any]]] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def load(
@@ -92,6 +97,7 @@ class RuleSet:
         field_maps: Iterable[str | Path | FieldMap] = (),
         placeholders: Mapping[str, Sequence[str]] | None = None,
         doubt: Callable[[Path], Doubt | None] | None = None,
+        cache: Path | Literal["user"] | None = "user",
     ) -> RuleSet:
         """Loads rules from files and directories (searched for ``.yml`` and ``.yaml``).
 
@@ -101,18 +107,46 @@ class RuleSet:
             placeholders: Values for ``%name%`` in values with the ``expand`` modifier, besides those of documents with
                 a ``placeholders`` key in the rule files.
             doubt: Says why a file may be a stranger's; such a file is refused. None trusts all.
+            cache: The directory of compiled packs; ``user`` is ``ironpost/rules`` in the user's cache directory, None
+                compiles every time. Sets of fewer than 32 files are not kept. The answers are the same with and
+                without; ``pack`` says what became of it.
 
         Raises:
             RuleError: When a named path doesn't exist or can't be read, or a field map can't be used. Rules that can't
                 are listed in ``refused``.
         """
-        loader = _Loader(_maps(field_maps), placeholders or {})
+        files: list[Path] = []
         for path in paths:
             check_readable(Path(path))
-            for file in rule_files(Path(path)):
-                found = doubt(file) if doubt else None
-                loader.take(read_documents(file) if found is None else [_not_ours(file, found)])
-        return loader.finish()
+            files += rule_files(Path(path))
+        doubts = [doubt(file) if doubt else None for file in files]
+        given, values = tuple(field_maps), placeholders or {}
+        directory = user_cache() if cache == "user" else cache
+        if directory is None or len(files) < MIN_FILES:
+            return _compiled(files, doubts, given, values, None)
+        packs = PackDirectory(directory)
+        recipe = Recipe(given, values)
+        for file, found in zip(files, doubts, strict=True):
+            recipe.source(str(file), _content(file, found))
+        kept = packs.read(recipe.name())
+        if isinstance(kept, Pack):
+            return cls._from_pack(kept)
+        # What is compiled names the pack: a file may have changed since it was read above.
+        recipe = Recipe(given, values)
+        rules = _compiled(files, doubts, given, values, recipe)
+        refused = [found.to_json() for found in rules.refused]
+        unfed = [found.to_json() for found in rules.unfed]
+        written = packs.write(recipe.name(), rules.rules, rules.plan, refused, unfed)
+        made = replace(rules, pack=f"{kept}; {written}")
+        vars(made).update(plan=rules.plan, native=rules.native)  # what is known already is not worked out again
+        return made
+
+    @classmethod
+    def _from_pack(cls, kept: Pack) -> RuleSet:
+        refused = tuple(RefusedRule(rule_id=found.pop("id", ""), **found) for found in kept.refused)
+        made = cls(kept.rules, refused, pack="used", _kept_unfed=kept.unfed)
+        vars(made)["plan"] = kept.plan
+        return made
 
     @classmethod
     def from_text(
@@ -143,6 +177,8 @@ class RuleSet:
     @cached_property
     def unfed(self) -> tuple[UnfedRule, ...]:
         """Rules whose fields or log source nothing on this host supplies, with the reason."""
+        if self._kept_unfed is not None and self.supply is None:
+            return tuple(UnfedRule(rule_id=found.pop("id"), **found) for found in self._kept_unfed())
         reasons = unfed_reasons(self.rules, self.supply or Supply.shipped())
         return tuple(
             UnfedRule(rule.id, rule.path, rule.line, reasons[rule.id]) for rule in self.rules if rule.id in reasons
@@ -187,6 +223,26 @@ class RuleSet:
                 if found["timestamp"] is None:
                     found["timestamp"] = 0
                 yield Detection.from_json(found)
+
+
+def _content(file: Path, doubt: Doubt | None) -> bytes | RuleError:
+    return read_content(file) if doubt is None else _not_ours(file, doubt)
+
+
+def _compiled(
+    files: Iterable[Path],
+    doubts: Iterable[Doubt | None],
+    field_maps: Iterable[str | Path | FieldMap],
+    placeholders: Mapping[str, Sequence[str]],
+    recipe: Recipe | None,
+) -> RuleSet:
+    loader = _Loader(_maps(field_maps), placeholders)
+    for file, doubt in zip(files, doubts, strict=True):
+        content = _content(file, doubt)
+        if recipe:
+            recipe.source(str(file), content)
+        loader.take(documents_in(content, str(file)))
+    return loader.finish()
 
 
 def _maps(given: Iterable[str | Path | FieldMap]) -> FieldMaps:

@@ -69,7 +69,8 @@ class Reloader:
 
     async def _take_rules(self) -> None:
         try:
-            rules = await asyncio.to_thread(RuleSet.load, *self._places.rule_dirs, doubt=setting_doubt)
+            packs = self._places.data_dir / "packs"
+            rules = await asyncio.to_thread(RuleSet.load, *self._places.rule_dirs, doubt=setting_doubt, cache=packs)
             known = {refused.path for refused in self._parts.rules.refused}
             broken = next((refused for refused in rules.refused if refused.path not in known), None)
             if broken is not None:
