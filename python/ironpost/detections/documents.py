@@ -110,15 +110,15 @@ def read_content(path: Path) -> bytes | RuleError:
         # Without waiting for a writer, should it be a named pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            size = os.fstat(descriptor).st_size
-            content = b"" if size > MAX_FILE_BYTES else os.read(descriptor, MAX_FILE_BYTES + 1)
-            while len(content) < size and (more := os.read(descriptor, MAX_FILE_BYTES)):
+            wanted = min(os.fstat(descriptor).st_size, MAX_FILE_BYTES) + 1
+            content = os.read(descriptor, wanted)
+            while len(content) <= MAX_FILE_BYTES and (more := os.read(descriptor, wanted)):
                 content += more
         finally:
             os.close(descriptor)
     except OSError as error:
         return RuleError(f"cannot be read: {error.strerror}", path=str(path))
-    if max(size, len(content)) > MAX_FILE_BYTES:
+    if len(content) > MAX_FILE_BYTES:
         return RuleError(f"file is larger than {MAX_FILE_BYTES // 1024 // 1024} MiB", path=str(path))
     return content
 

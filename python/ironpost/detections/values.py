@@ -36,6 +36,7 @@ MAX_ALTERNATIVES = 10_000
 _DASHES = ("-", "/", "\u2013", "\u2014", "\u2015")
 _WINDASH = re.compile(rf"\B[{''.join(_DASHES)}]\b")
 _PLACEHOLDER = re.compile(r"(?<!\\)%([^%]+)%")
+_SPECIAL = re.compile(r"\\([*?\\])|([*?])")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
@@ -62,24 +63,26 @@ def split_text(text: str) -> tuple[Piece, ...]:
 
     ``\*`` and ``\?`` are plain, ``\\`` is one backslash, and a backslash before anything else is itself.
     """
+    found = _SPECIAL.search(text)
+    if found is None:  # most values
+        return (text,)
     pieces: list[Piece] = []
     literal: list[str] = []
-    index = 0
-    while index < len(text):
-        character = text[index]
-        if character == "\\" and text[index + 1 : index + 2] in {"*", "?", "\\"}:
-            literal.append(text[index + 1])
-            index += 2
-            continue
-        if character in "*?":
-            if literal:
-                pieces.append("".join(literal))
-                literal = []
-            pieces.append(Wild(character))
+    start = 0
+    while found:
+        literal.append(text[start : found.start()])
+        start = found.end()
+        escaped, wild = found.groups()
+        if escaped:
+            literal.append(escaped)
         else:
-            literal.append(character)
-        index += 1
-    if literal or not pieces:
+            if any(literal):
+                pieces.append("".join(literal))
+            literal = []
+            pieces.append(Wild(wild))
+        found = _SPECIAL.search(text, start)
+    literal.append(text[start:])
+    if any(literal) or not pieces:
         pieces.append("".join(literal))
     return tuple(pieces)
 
