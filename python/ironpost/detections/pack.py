@@ -204,12 +204,14 @@ class PackDirectory:
 
     def write(self, name: str, rules: Sequence[Rule], plan: bytes, refused: Any, unfed: Any) -> str:
         """Keeps compiled rules; returns ``written``, or why they are not kept. Never a reason to fail."""
-        facts = _json([_facts(rule) for rule in rules])
-        parts = (plan, facts, _json(refused), _json(unfed))
-        body = b"".join([struct.pack("<Q", len(rules)), _LENGTHS.pack(*map(len, parts)), *parts])
-        content = b"".join([_MAGIC, hashlib.sha256(body).digest(), body])
-        if len(content) > MAX_PACK_BYTES:
+        facts = b"[" + b",".join(_json(_facts(rule)) for rule in rules) + b"]"
+        parts = (struct.pack("<Q", len(rules)), plan, facts, _json(refused), _json(unfed))
+        parts = (parts[0] + _LENGTHS.pack(*map(len, parts[1:])), *parts[1:])
+        if sum(map(len, parts)) > MAX_PACK_BYTES:
             return "too large"
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if doubt := setting_doubt(self.path):
@@ -217,7 +219,7 @@ class PackDirectory:
             descriptor, half = tempfile.mkstemp(dir=self.path, prefix=".", suffix=_SUFFIX)  # only we may read it
             try:
                 with os.fdopen(descriptor, "wb") as opened:
-                    opened.write(content)
+                    opened.writelines((_MAGIC, digest.digest(), *parts))
                 Path(half).replace(self.path / (name + _SUFFIX))
             except BaseException:
                 Path(half).unlink(missing_ok=True)

@@ -169,8 +169,10 @@ class RuleSet:
         written: dict[str, list[bytes]] = {"rule": [], "correlation": []}
         for rule in self.rules:  # one by one: the encoder's pieces of a whole set take ten times the memory of the text
             written[rule.kind].append(_encode(rule.plan).encode())
-        rules, correlations = (b",".join(written[kind]) for kind in ("rule", "correlation"))
-        return b'{"version":1,"rules":[' + rules + b'],"correlations":[' + correlations + b"]}"
+        rules, correlations = written["rule"], written["correlation"]
+        return b"".join(
+            [b'{"version":1,"rules":[', *_listed(rules), b'],"correlations":[', *_listed(correlations), b"]}"]
+        )
 
     @cached_property
     def native(self) -> _core.RuleSet:
@@ -246,6 +248,12 @@ def _compiled(
             recipe.source(str(file), content)
         loader.take(documents_in(content, str(file)))
     return loader.finish()
+
+
+def _listed(items: Iterable[bytes]) -> Iterator[bytes]:
+    for index, item in enumerate(items):
+        yield b"," if index else b""
+        yield item
 
 
 def _maps(given: Iterable[str | Path | FieldMap]) -> FieldMaps:

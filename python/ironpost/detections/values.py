@@ -69,7 +69,7 @@ def split_text(text: str) -> tuple[Piece, ...]:
     pieces: list[Piece] = []
     literal: list[str] = []
     start = 0
-    while found:
+    while found is not None:
         literal.append(text[start : found.start()])
         start = found.end()
         escaped, wild = found.groups()
