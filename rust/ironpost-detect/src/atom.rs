@@ -230,6 +230,18 @@ impl Atom {
     }
 }
 
+impl Atom {
+    /// Whether a part of the row's own time fits, for rows whose time is no cell: that of log lines, in UTC.
+    fn holds_at(&self, lookup: &BoundLookup, row: RowRef<'_>) -> bool {
+        let Test::TimePart { part, number, accept } = &self.test else { return false };
+        lookup.has_time()
+            && row.info().timestamp.is_some_and(|nanoseconds| {
+                let seconds = nanoseconds.div_euclid(1_000_000_000);
+                accept(part_of_epoch(seconds, *part).cmp(number))
+            })
+    }
+}
+
 /// The address a value is; the zone of a link-local one (`fe80::1%eth0`) says nothing about networks.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?.trim();
@@ -296,31 +308,35 @@ const TIMES: std::ops::Range<f64> = -62_135_596_800.0..253_402_300_800.0;
 /// A part of an RFC 3339 time or of epoch seconds, in the time's own offset (epoch: UTC).
 fn time_part(text: &[u8], part: TimePart) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?.trim();
-    let (date, hour, minute) = if let Ok(seconds) = text.parse::<f64>() {
-        if !TIMES.contains(&seconds) {
-            return None;
-        }
-        let seconds = seconds.floor() as i64;
-        let clock = seconds.rem_euclid(86_400);
-        (civil_from_days(seconds.div_euclid(86_400)), clock / 3_600, clock / 60 % 60)
-    } else {
-        let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
-        let separators =
-            text.get(4..5)? == "-" && text.get(7..8)? == "-" && text.get(13..14).is_none_or(|c| c == ":");
-        if !separators {
-            return None;
-        }
-        let date = (number(0..4)?, number(5..7)?, number(8..10)?);
-        (date, number(11..13).unwrap_or(0), number(14..16).unwrap_or(0))
-    };
-    Some(match part {
+    if let Ok(seconds) = text.parse::<f64>() {
+        return TIMES.contains(&seconds).then(|| part_of_epoch(seconds.floor() as i64, part));
+    }
+    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
+    let separators =
+        text.get(4..5)? == "-" && text.get(7..8)? == "-" && text.get(13..14).is_none_or(|c| c == ":");
+    if !separators {
+        return None;
+    }
+    let date = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute) = (number(11..13).unwrap_or(0), number(14..16).unwrap_or(0));
+    Some(chosen(date, hour, minute, part))
+}
+
+/// A part of the UTC time so many seconds after 1970.
+fn part_of_epoch(seconds: i64, part: TimePart) -> i64 {
+    let clock = seconds.rem_euclid(86_400);
+    chosen(civil_from_days(seconds.div_euclid(86_400)), clock / 3_600, clock / 60 % 60, part)
+}
+
+fn chosen(date: (i64, i64, i64), hour: i64, minute: i64, part: TimePart) -> i64 {
+    match part {
         TimePart::Minute => minute,
         TimePart::Hour => hour,
         TimePart::Day => date.2,
         TimePart::Month => date.1,
         TimePart::Year => date.0,
         TimePart::Week => iso_week(date),
-    })
+    }
 }
 
 /// Days since 1970-01-01 to (year, month, day), proleptic Gregorian.
@@ -393,6 +409,9 @@ pub(crate) fn witness<'a>(
         if holds {
             return Some(Some((row.name_of(cell), value)));
         }
+    }
+    if !present && atom.holds_at(lookup, row) {
+        return Some(None);
     }
     (!present && matches!(atom.test, Test::Null)).then_some(None)
 }

@@ -6,7 +6,7 @@
 
 use crate::compile::Interner;
 use crate::plan::MapPlan;
-use ironpost_events::{Cell, FieldId, RowRef};
+use ironpost_events::{Cell, FieldId, RowRef, ecs};
 use rustc_hash::FxHashMap;
 
 /// A rule's field and the event fields that may carry it, as indices of names.
@@ -99,6 +99,11 @@ impl BoundLookup {
     /// True when no event of the table can carry the field.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// True when the event's time is meant, which for log lines is the row's and no cell.
+    pub(crate) fn has_time(&self) -> bool {
+        self.fields().any(|(field, _)| field == ecs::TIMESTAMP)
     }
 
     /// Event fields and the rank of their entry; a lower rank comes first.

@@ -240,6 +240,10 @@ impl<'a> Builder<'a> {
                 join(negated, parts)
             }
             test if scanned(test) => self.leaf(meaning, ask(test), negated),
+            // The time of a log line is the row's and no cell that scanning would see.
+            Test::TimePart { .. } if self.compiled.lookups[lookup as usize].has_time() => {
+                self.leaf(meaning, Ask::Atom, negated)
+            }
             _ => {
                 let parts = vec![
                     self.leaf(Meaning::Text(lookup), Ask::Any, negated),

@@ -124,6 +124,22 @@ fn operators_follow_sigma() {
 }
 
 #[test]
+fn time_parts_of_a_log_line_are_those_of_its_own_time() {
+    let late = json!({"atom": {"field": "@timestamp", "op": "timepart", "value": {"part": "hour", "compare": "gte", "number": 22}}});
+    let compiled = compile(&json!({"version": 1, "rules": [rule("late", late)]}));
+    let mut batch = EventBatch::new(Arc::clone(compiled.fields()));
+    // 1970-01-01 21:59:59, 22:00:00 and 23:59:59 UTC, the last hour before 1970, and no time at all.
+    let seconds = [Some(79_199), Some(79_200), Some(86_399), Some(-1), None];
+    for time in seconds {
+        let time = time.map(|seconds: i64| seconds * 1_000_000_000);
+        push(&mut batch, &json!({"message": "x"}), time, 0, &Logsource::default(), 1);
+    }
+    let mut found = Vec::new();
+    compiled.evaluate(&batch, &mut Scratch::new(), &mut found);
+    assert_eq!(found.iter().map(|found| found.row).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
 fn case_matters_only_when_asked() {
     let cased =
         |value: &str| json!({"atom": {"field": "a", "op": "contains", "value": value, "cased": true}});
