@@ -1,8 +1,10 @@
 """Every shipped rule fires on the real lines kept beside it, and stays silent on those that only look alike."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ironpost.detections import RuleSet
 from ironpost.events import parse
@@ -11,6 +13,12 @@ ROOT = Path(__file__).parents[3]
 CASES = ROOT / "tests" / "rules"
 RULES = RuleSet.load(ROOT / "rules")
 SHOWN = sorted(rule.id for rule in RULES.rules if rule.plan["emit"])
+QUIET = sorted((CASES / "_benign").glob("*.log"))
+WRITTEN = {
+    document["id"]: document
+    for file in (ROOT / "rules").rglob("*.yml")
+    for document in yaml.load_all(file.read_text(), yaml.BaseLoader)
+}
 
 
 def found_in(path: Path, rule_id: str) -> list[int]:
@@ -25,7 +33,7 @@ def test_every_rule_loads_and_something_feeds_it() -> None:
 
 
 def test_every_rule_has_cases_and_every_case_a_rule() -> None:
-    assert sorted(path.name for path in CASES.iterdir()) == SHOWN
+    assert sorted(path.name for path in CASES.iterdir() if path.name != "_benign") == SHOWN
 
 
 @pytest.mark.parametrize("rule_id", SHOWN)
@@ -47,4 +55,30 @@ def test_rules_say_what_they_are_about() -> None:
         assert rule.description, rule.id
         assert rule.plan["entity"], rule.id
         if rule.plan["emit"]:
-            assert any(tag.startswith("attack.t") for tag in rule.tags), rule.id
+            assert any(re.fullmatch(r"attack\.t\d{4}(\.\d{3})?", tag) for tag in rule.tags), rule.id
+            written = WRITTEN[rule.id]
+            assert {"author", "date", "references", "status"} <= set(written), rule.id
+            assert all(reference.startswith("https://") for reference in written["references"]), rule.id
+
+
+@pytest.mark.parametrize("path", QUIET, ids=[path.stem for path in QUIET])
+def test_a_quiet_host_raises_nothing_above_low(path: Path) -> None:
+    lines = path.read_bytes().splitlines()
+    assert len(lines) > 30
+    found = [
+        (found.rule_id, lines[found.event_index])
+        for found in RULES.detect(parse(path.read_bytes(), year=2026))
+        if RULES.rule(found.rule_id).plan["level"] not in {"informational", "low"}
+    ]
+    assert found == []
+
+
+def test_the_reference_lists_every_rule_and_what_covers_the_founding_ones() -> None:
+    asked, listed = (ROOT / "docs" / "reference" / "shipped-rules.md").read_text().split("## All rules")
+    levels = {rule.id: (rule.plan["level"], rule.plan["title"]) for rule in RULES.rules if rule.plan["emit"]}
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| [\w ]+ \| (.+) \|$", listed, re.MULTILINE)
+    assert {name: (level, title) for name, level, title in rows} == levels
+    assert len(rows) == len(levels)
+    covering = re.findall(r"^\| (sample|example|demo) `\w+` \| ([^|]+) \|", asked, re.MULTILINE)
+    assert [kind for kind, _ in covering] == ["sample"] * 5 + ["example"] * 5 + ["demo"] * 15
+    assert {name for _, cell in covering for name in re.findall(r"`(\w+)`", cell)} <= set(levels)
