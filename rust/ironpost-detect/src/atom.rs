@@ -56,7 +56,7 @@ pub(crate) enum Test {
     },
     Regex {
         regex: regex::bytes::Regex,
-        literals: Option<Vec<Box<[u8]>>>,
+        required: regex_literals::Required,
     },
     /// Any value that is not null: what `contains: ''` asks.
     AnyText,
@@ -121,7 +121,7 @@ impl Atom {
             Op::Wildcard => glob(plan)?,
             Op::Regex => {
                 let pattern = plan.value.as_str().ok_or("a regular expression is text")?;
-                Test::Regex { regex: compile_regex(pattern)?, literals: regex_literals::required(pattern) }
+                Test::Regex { regex: compile_regex(pattern)?, required: regex_literals::required(pattern) }
             }
             Op::Cidr => {
                 let value = plan.value.as_str().ok_or("a network is text")?;
@@ -198,8 +198,8 @@ impl Atom {
         match &self.test {
             Test::Text { folded, .. } => Some(vec![folded]),
             Test::Glob { literal, .. } => literal.as_deref().map(|literal| vec![literal]),
-            Test::Regex { literals, .. } => {
-                literals.as_ref().map(|all| all.iter().map(|text| &**text).collect())
+            Test::Regex { required, .. } => {
+                required.literals.as_ref().map(|all| all.iter().map(|text| &**text).collect())
             }
             _ => None,
         }
@@ -216,7 +216,9 @@ impl Atom {
             Test::Text { anchor, folded, cased: None } => anchor.holds(folded_value, folded),
             Test::Text { anchor, cased: Some(needle), .. } => anchor.holds(value.bytes, needle),
             Test::Glob { glob, cased, .. } => glob.matches(if *cased { value.bytes } else { folded_value }),
-            Test::Regex { regex, .. } => regex.is_match(value.bytes),
+            Test::Regex { regex, required } => {
+                !required.misses(value.bytes, folded_value) && regex.is_match(value.bytes)
+            }
             Test::AnyText | Test::Exists => true,
             Test::Null | Test::FieldRef { .. } => false,
             Test::Cidr(network) => address(value.bytes).is_some_and(|address| in_network(network, address)),

@@ -12,8 +12,8 @@ use std::ops::Range;
 
 /// Zero bytes that follow a text given to [`Needles::find`].
 pub(crate) const PADDING: usize = 8;
-/// Shorter needles are no good for the bit table: they are everywhere.
-pub(crate) const MIN_ANYWHERE: usize = 3;
+/// A shorter needle is no good for the bit table: it is everywhere.
+pub(crate) const MIN_ANYWHERE: usize = 2;
 /// The text is looked at this far apart for long needles.
 const STRIDE: usize = 4;
 /// Bytes of a long needle's gram.
@@ -140,12 +140,29 @@ fn spread(gram: u64) -> u64 {
     gram.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-const THREE_BYTES: u64 = 0xFF_FFFF;
 const FOUR_BYTES: u64 = 0xFFFF_FFFF;
+/// Rows of a narrow table, as a power of two: 32 KiB, which stays near the processor.
+const NARROW_BITS: u32 = 12;
 
-/// Row and bits of a narrow gram: three bytes choose the row, the fourth the bit. A needle of three bytes has them all.
+/// Row and bit of a narrow gram: two bytes choose the row, the third and the fourth three bits each of the bit's number.
+/// A shorter needle has all bits that its missing bytes could choose.
 fn narrow_slot(gram: u64, shift: u32) -> (usize, u64) {
-    ((spread(gram & THREE_BYTES) >> shift) as usize, 1 << (gram >> 24 & 63))
+    let pair = (gram & 0xFFFF) as u32;
+    let rest = (gram >> 16) ^ (gram >> 19);
+    ((pair.wrapping_mul(0x9E37_79B1) >> shift) as usize, 1 << (rest & 7 | rest >> 5 & 0x38))
+}
+
+fn narrow_bits(gram: u64, mask: u64) -> u64 {
+    let free = !mask & FOUR_BYTES;
+    let bytes = |from: u32| if free >> from & 0xFF == 0 { 0..1 } else { 0..8u64 };
+    // Three low bits of a byte reach every number it may choose.
+    let mut bits = 0;
+    for third in bytes(16) {
+        for fourth in bytes(24) {
+            bits |= narrow_slot(gram | third << 16 | fourth << 24, 20).1;
+        }
+    }
+    bits
 }
 
 fn wide_slot(gram: u64, shift: u32) -> (usize, u64) {
@@ -154,16 +171,30 @@ fn wide_slot(gram: u64, shift: u32) -> (usize, u64) {
 }
 
 impl Grams {
-    fn new(mut places: Vec<Place>, slot: impl Fn(u64, u32) -> (usize, u64)) -> Option<Self> {
+    fn narrow(places: Vec<Place>) -> Option<Self> {
+        // Few needles need few rows.
+        let bits = places.len().next_power_of_two().trailing_zeros().clamp(4, NARROW_BITS);
+        Self::new(places, bits, 32 - bits, narrow_slot, |place| narrow_bits(place.gram, place.mask))
+    }
+
+    fn wide(places: Vec<Place>) -> Option<Self> {
+        let bits = places.len().next_power_of_two().trailing_zeros().clamp(4, 20);
+        Self::new(places, bits, 64 - bits, wide_slot, |place| wide_slot(place.gram, 64 - bits).1)
+    }
+
+    fn new(
+        mut places: Vec<Place>,
+        bits: u32,
+        shift: u32,
+        slot: fn(u64, u32) -> (usize, u64),
+        set: impl Fn(&Place) -> u64,
+    ) -> Option<Self> {
         if places.is_empty() {
             return None;
         }
-        let bits = places.len().next_power_of_two().trailing_zeros().clamp(4, 20);
-        let shift = 64 - bits;
         let mut rows = vec![0; 1 << bits];
         for place in &places {
-            let (row, bit) = slot(place.gram, shift);
-            rows[row] |= if place.mask == THREE_BYTES { u64::MAX } else { bit };
+            rows[slot(place.gram, shift).0] |= set(place);
         }
         places.sort_by_key(|place| (slot(place.gram, shift).0, place.gram));
         let mut starts = vec![0; rows.len() + 1];
@@ -245,7 +276,7 @@ impl Needles {
             self.suffixes.find(reversed, &mut found);
         }
         if let Some(grams) = &self.narrow {
-            for (at, bytes) in padded[..(length + 1).max(4)].windows(4).enumerate() {
+            for (at, bytes) in padded[..length + 2].windows(4).enumerate() {
                 let gram = u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
                 let (row, bit) = narrow_slot(gram, grams.shift);
                 if grams.rows[row] & bit != 0 {
@@ -330,8 +361,9 @@ impl NeedlesBuilder {
                     let gram = text[offset..offset + WIDE].try_into().map_or(0, u64::from_le_bytes);
                     wide.push(place(gram, u64::MAX, offset));
                 }
-            } else if text.len() == MIN_ANYWHERE {
-                narrow.push(place(u64::from(short_gram(text)), THREE_BYTES, 0));
+            } else if text.len() < 4 {
+                let mask = FOUR_BYTES >> (8 * (4 - text.len()));
+                narrow.push(place(u64::from(short_gram(text)), mask, 0));
             } else {
                 let offset = common.rarest(text, 4);
                 narrow.push(place(u64::from(short_gram(&text[offset..])), FOUR_BYTES, offset));
@@ -342,8 +374,8 @@ impl NeedlesBuilder {
             exact: exact.into_iter().map(|needle| (needle.text, needle.atoms)).collect(),
             prefixes: Anchored::new(prefixes),
             suffixes: Anchored::new(suffixes),
-            narrow: Grams::new(narrow, narrow_slot),
-            wide: Grams::new(wide, wide_slot),
+            narrow: Grams::narrow(narrow),
+            wide: Grams::wide(wide),
             anywhere: anywhere.into(),
             atoms: atoms.into(),
         }

@@ -478,7 +478,8 @@ fn scanned(test: &Test) -> bool {
         Test::Text { anchor: Anchor::Contains, folded, .. } => folded.len() >= MIN_ANYWHERE,
         Test::Text { .. } => true,
         Test::Glob { literal, .. } => literal.as_ref().is_some_and(|literal| literal.len() >= MIN_ANYWHERE),
-        Test::Regex { literals, .. } => literals
+        Test::Regex { required, .. } => required
+            .literals
             .as_ref()
             .is_some_and(|all| !all.is_empty() && all.iter().all(|literal| literal.len() >= MIN_ANYWHERE)),
         _ => false,
@@ -506,8 +507,8 @@ fn price(test: &Test, common: &Commonness) -> f64 {
             Anchor::Contains => of(folded),
         },
         Test::Glob { literal, .. } => literal.as_deref().map_or(PRESENCE, of),
-        Test::Regex { literals, .. } => {
-            literals.as_ref().map_or(PRESENCE, |all| all.iter().map(|literal| of(literal)).sum())
+        Test::Regex { required, .. } => {
+            required.literals.as_ref().map_or(PRESENCE, |all| all.iter().map(|literal| of(literal)).sum())
         }
         _ => PRESENCE,
     }

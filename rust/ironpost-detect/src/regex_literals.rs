@@ -6,23 +6,53 @@ use regex_syntax::hir::{Class, Hir, HirKind};
 /// More alternatives than this are not worth a prefilter.
 const MAX_ALTERNATIVES: usize = 64;
 /// A shorter literal is in nearly every text.
-const MIN_LENGTH: usize = 3;
+const MIN_LENGTH: usize = crate::needles::MIN_ANYWHERE;
 
-/// Case-folded literals of which at least one occurs in the case-folded form of every text `pattern` matches; `None` when
-/// no useful set exists.
-pub(crate) fn required(pattern: &str) -> Option<Vec<Box<[u8]>>> {
-    let hir = regex_syntax::ParserBuilder::new().utf8(false).build().parse(pattern).ok()?;
-    let found = walk(&hir)?;
-    let mut literals: Vec<Box<[u8]>> = found.iter().map(|text| folded(text.as_bytes())).collect();
+/// What every text that a regular expression matches has.
+#[derive(Debug, Default)]
+pub(crate) struct Required {
+    /// Case-folded literals of which at least one occurs in the case-folded text; `None` when no useful set exists.
+    pub(crate) literals: Option<Vec<Box<[u8]>>>,
+    /// The same where `literals` is `None`, of literals too short to look for beforehand.
+    short: Vec<Box<[u8]>>,
+    /// Bytes.
+    length: usize,
+}
+
+/// More short literals than this are not worth looking for one by one.
+const MAX_SHORT: usize = 3;
+
+impl Required {
+    /// True when a value lacks what every match needs, at a glance.
+    pub(crate) fn misses(&self, value: &[u8], folded: &[u8]) -> bool {
+        value.len() < self.length
+            || (!self.short.is_empty()
+                && !self.short.iter().any(|literal| memchr::memmem::find(folded, literal).is_some()))
+    }
+}
+
+/// What can be said of every match of a pattern.
+pub(crate) fn required(pattern: &str) -> Required {
+    let Ok(hir) = regex_syntax::ParserBuilder::new().utf8(false).build().parse(pattern) else {
+        return Required::default();
+    };
+    let mut literals: Vec<Box<[u8]>> =
+        walk(&hir).unwrap_or_default().iter().map(|text| folded(text.as_bytes())).collect();
     literals.sort();
     literals.dedup();
-    literals.iter().all(|literal| literal.len() >= MIN_LENGTH).then_some(literals)
+    let shortest = literals.iter().map(|literal| literal.len()).min().unwrap_or(0);
+    let length = hir.properties().minimum_len().unwrap_or(0);
+    match shortest {
+        MIN_LENGTH.. => Required { literals: Some(literals), short: Vec::new(), length },
+        1.. if literals.len() <= MAX_SHORT => Required { literals: None, short: literals, length },
+        _ => Required { literals: None, short: Vec::new(), length },
+    }
 }
 
 /// The literals that let most texts be passed over without running the expression; `None` when there are none and every
 /// text is searched.
 pub fn needles(pattern: &str) -> Option<Vec<String>> {
-    let found = required(pattern)?;
+    let found = required(pattern).literals?;
     Some(found.iter().map(|literal| String::from_utf8_lossy(literal).into_owned()).collect())
 }
 
@@ -105,6 +135,7 @@ mod tests {
 
     fn texts(pattern: &str) -> Option<Vec<String>> {
         required(pattern)
+            .literals
             .map(|set| set.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect())
     }
 
@@ -116,5 +147,15 @@ mod tests {
         assert_eq!(texts(r"(alpha)?x"), None);
         assert_eq!(texts(r"a.b"), None);
         assert_eq!(texts(r"(?:curl){2}"), Some(vec!["curl".into()]));
+    }
+
+    #[test]
+    fn a_value_that_cannot_match_is_told_at_a_glance() {
+        let needs = required("`.{3,}`");
+        assert!(needs.misses(b"xxxxxxxx", b"xxxxxxxx"));
+        assert!(needs.misses(b"`aa`", b"`aa`"));
+        assert!(!needs.misses(b"x`aaa`", b"x`aaa`"));
+        // A folded character may be shorter than the written one: lengths are those of the value.
+        assert!(!required("(?i)k").misses("\u{212a}".as_bytes(), b"k"));
     }
 }
