@@ -124,101 +124,101 @@ struct Place {
     offset: u32,
 }
 
+/// Rows of a table of grams, as a power of two. The narrow one has 32 KiB, which stays near the processor.
+const SMALL_BITS: u32 = 7;
+const NARROW_BITS: u32 = 12;
+const WIDE_BITS: u32 = 14;
+
 /// Needles to be found anywhere in a text, by their grams.
 #[derive(Debug)]
-struct Grams {
-    /// By hash: which last bytes a gram may have.
-    rows: Box<[u64]>,
-    /// By hash: where its places begin; one more than rows.
+struct Grams<const ROWS: usize> {
+    /// By hash of a gram's first bytes: which of 64 classes its last bytes may be in.
+    rows: Box<[u64; ROWS]>,
+    /// By row: how many bits are set in the rows before.
+    before: Box<[u32; ROWS]>,
+    /// By set bit, in order: where its places begin; one more than bits.
     starts: Box<[u32]>,
     places: Box<[Place]>,
-    shift: u32,
 }
 
-/// Spreads a gram's leading bytes over the whole number.
+/// Spreads a gram's bytes over the whole number.
 fn spread(gram: u64) -> u64 {
     gram.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 const FOUR_BYTES: u64 = 0xFFFF_FFFF;
-/// Rows of a narrow table, as a power of two: 32 KiB, which stays near the processor.
-const NARROW_BITS: u32 = 12;
 
 /// Row and bit of a narrow gram: two bytes choose the row, the third and the fourth three bits each of the bit's number.
-/// A shorter needle has all bits that its missing bytes could choose.
-fn narrow_slot(gram: u64, shift: u32) -> (usize, u64) {
-    let pair = (gram & 0xFFFF) as u32;
-    let rest = (gram >> 16) ^ (gram >> 19);
-    ((pair.wrapping_mul(0x9E37_79B1) >> shift) as usize, 1 << (rest & 7 | rest >> 5 & 0x38))
+fn narrow_slot(gram: u32, rows: usize) -> (usize, u32) {
+    let pair = (gram & 0xFFFF).wrapping_mul(0x9E37_79B1) >> (32 - NARROW_BITS);
+    let rest = gram >> 16 & 0x0707;
+    (pair as usize & (rows - 1), (rest | rest >> 5) & 63)
 }
 
-fn narrow_bits(gram: u64, mask: u64) -> u64 {
-    let free = !mask & FOUR_BYTES;
-    let bytes = |from: u32| if free >> from & 0xFF == 0 { 0..1 } else { 0..8u64 };
-    // Three low bits of a byte reach every number it may choose.
+fn wide_slot(gram: u64, rows: usize) -> (usize, u32) {
+    let hash = spread(gram ^ gram >> 29);
+    ((hash >> (64 - WIDE_BITS)) as usize & (rows - 1), (hash >> 40 & 63) as u32)
+}
+
+/// The bits of a row that a gram has. A short needle has all that its missing bytes could choose.
+fn narrow_classes(place: &Place) -> u64 {
+    let free = !place.mask & FOUR_BYTES;
+    // Three low bits of a byte are all that choose.
+    let bytes = |from: u32| if free >> from & 0xFF == 0 { 0..1 } else { 0..8u32 };
     let mut bits = 0;
     for third in bytes(16) {
         for fourth in bytes(24) {
-            bits |= narrow_slot(gram | third << 16 | fourth << 24, 20).1;
+            bits |= 1 << narrow_slot(place.gram as u32 | third << 16 | fourth << 24, 1).1;
         }
     }
     bits
 }
 
-fn wide_slot(gram: u64, shift: u32) -> (usize, u64) {
-    let hash = spread(gram ^ gram >> 29);
-    ((hash >> shift) as usize, 1 << (hash >> (shift - 6) & 63))
-}
-
-impl Grams {
-    fn narrow(places: Vec<Place>) -> Option<Self> {
-        // Few needles need few rows.
-        let bits = places.len().next_power_of_two().trailing_zeros().clamp(4, NARROW_BITS);
-        Self::new(places, bits, 32 - bits, narrow_slot, |place| narrow_bits(place.gram, place.mask))
-    }
-
-    fn wide(places: Vec<Place>) -> Option<Self> {
-        let bits = places.len().next_power_of_two().trailing_zeros().clamp(4, 20);
-        Self::new(places, bits, 64 - bits, wide_slot, |place| wide_slot(place.gram, 64 - bits).1)
-    }
-
-    fn new(
-        mut places: Vec<Place>,
-        bits: u32,
-        shift: u32,
-        slot: fn(u64, u32) -> (usize, u64),
-        set: impl Fn(&Place) -> u64,
-    ) -> Option<Self> {
-        if places.is_empty() {
-            return None;
+impl<const ROWS: usize> Grams<ROWS> {
+    /// `row` and `classes` say where a gram goes.
+    fn new(places: &[Place], row: impl Fn(&Place) -> usize, classes: impl Fn(&Place) -> u64) -> Self {
+        let mut rows = Box::new([0; ROWS]);
+        let mut sorted: Vec<(usize, u32, Place)> = Vec::with_capacity(places.len());
+        for place in places {
+            let (row, classes) = (row(place), classes(place));
+            rows[row] |= classes;
+            sorted.extend((0..64).filter(|bit| classes >> bit & 1 != 0).map(|bit| (row, bit, *place)));
         }
-        let mut rows = vec![0; 1 << bits];
-        for place in &places {
-            rows[slot(place.gram, shift).0] |= set(place);
+        sorted.sort_unstable_by_key(|&(row, bit, place)| (row, bit, place.needle, place.offset));
+        let mut before = Box::new([0; ROWS]);
+        let mut bits = 0;
+        for (row, before) in rows.iter().zip(before.iter_mut()) {
+            *before = bits;
+            bits += row.count_ones();
         }
-        places.sort_by_key(|place| (slot(place.gram, shift).0, place.gram));
-        let mut starts = vec![0; rows.len() + 1];
-        for place in &places {
-            starts[slot(place.gram, shift).0 + 1] += 1;
+        let mut starts = Vec::with_capacity(bits as usize + 1);
+        for (index, (row, bit, _)) in sorted.iter().enumerate() {
+            if index == 0 || sorted[index - 1].0 != *row || sorted[index - 1].1 != *bit {
+                starts.push(index as u32);
+            }
         }
-        for row in 0..rows.len() {
-            starts[row + 1] += starts[row];
+        starts.push(sorted.len() as u32);
+        Self {
+            rows,
+            before,
+            starts: starts.into(),
+            places: sorted.into_iter().map(|(_, _, place)| place).collect(),
         }
-        Some(Self { rows: rows.into(), starts: starts.into(), places: places.into(), shift })
     }
 
     /// The needles one of whose grams stands at `at` in `text`, and which really are there.
     #[inline(never)]
     fn compare(
         &self,
-        row: usize,
+        (row, bit): (usize, u32),
         gram: u64,
         text: &[u8],
         at: usize,
         needles: &[Needle],
         found: &mut impl FnMut(&Range<u32>),
     ) {
-        for place in &self.places[self.starts[row] as usize..self.starts[row + 1] as usize] {
+        let rank = (self.before[row] + (self.rows[row] & ((1 << bit) - 1)).count_ones()) as usize;
+        for place in &self.places[self.starts[rank] as usize..self.starts[rank + 1] as usize] {
             if (gram ^ place.gram) & place.mask == 0
                 && let Some(start) = at.checked_sub(place.offset as usize)
             {
@@ -227,6 +227,75 @@ impl Grams {
                     found(&needle.atoms);
                 }
             }
+        }
+    }
+
+    /// Looks at every byte of a text. `padded` is the text and two bytes more.
+    fn narrow(&self, text: &[u8], padded: &[u8], needles: &[Needle], found: &mut impl FnMut(&Range<u32>)) {
+        for (at, bytes) in padded.windows(4).enumerate() {
+            let gram = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            let slot = narrow_slot(gram, ROWS);
+            if self.rows[slot.0] >> slot.1 & 1 != 0 {
+                self.compare(slot, u64::from(gram), text, at, needles, found);
+            }
+        }
+    }
+
+    /// Looks at every fourth byte of a text.
+    fn wide(&self, text: &[u8], needles: &[Needle], found: &mut impl FnMut(&Range<u32>)) {
+        for (at, bytes) in text.windows(WIDE).step_by(STRIDE).enumerate() {
+            let gram = bytes.try_into().map_or(0, u64::from_le_bytes);
+            let slot = wide_slot(gram, ROWS);
+            if self.rows[slot.0] >> slot.1 & 1 != 0 {
+                self.compare(slot, gram, text, at * STRIDE, needles, found);
+            }
+        }
+    }
+}
+
+/// Tables of the size that the number of needles asks for.
+#[derive(Debug, Default)]
+struct Tables {
+    small_narrow: Option<Grams<{ 1 << SMALL_BITS }>>,
+    narrow: Option<Grams<{ 1 << NARROW_BITS }>>,
+    small_wide: Option<Grams<{ 1 << SMALL_BITS }>>,
+    wide: Option<Grams<{ 1 << WIDE_BITS }>>,
+}
+
+impl Tables {
+    fn new(narrow: &[Place], wide: &[Place]) -> Self {
+        let mut tables = Self::default();
+        let gram = |place: &Place| place.gram as u32;
+        if narrow.len() > 1 << SMALL_BITS {
+            let row = |place: &Place| narrow_slot(gram(place), 1 << NARROW_BITS).0;
+            tables.narrow = Some(Grams::new(narrow, row, narrow_classes));
+        } else if !narrow.is_empty() {
+            let row = |place: &Place| narrow_slot(gram(place), 1 << SMALL_BITS).0;
+            tables.small_narrow = Some(Grams::new(narrow, row, narrow_classes));
+        }
+        let class = |place: &Place| 1 << wide_slot(place.gram, 1).1;
+        if wide.len() > 1 << (SMALL_BITS + 2) {
+            tables.wide = Some(Grams::new(wide, |place| wide_slot(place.gram, 1 << WIDE_BITS).0, class));
+        } else if !wide.is_empty() {
+            let row = |place: &Place| wide_slot(place.gram, 1 << SMALL_BITS).0;
+            tables.small_wide = Some(Grams::new(wide, row, class));
+        }
+        tables
+    }
+
+    fn find(&self, padded: &[u8], length: usize, needles: &[Needle], found: &mut impl FnMut(&Range<u32>)) {
+        let (text, narrow) = (&padded[..length], &padded[..length + 2]);
+        if let Some(grams) = &self.narrow {
+            grams.narrow(text, narrow, needles, found);
+        }
+        if let Some(grams) = &self.small_narrow {
+            grams.narrow(text, narrow, needles, found);
+        }
+        if let Some(grams) = &self.wide {
+            grams.wide(text, needles, found);
+        }
+        if let Some(grams) = &self.small_wide {
+            grams.wide(text, needles, found);
         }
     }
 }
@@ -240,8 +309,9 @@ pub(crate) struct Needles {
     prefixes: Anchored,
     suffixes: Anchored,
     anywhere: Box<[Needle]>,
-    narrow: Option<Grams>,
-    wide: Option<Grams>,
+    tables: Tables,
+    /// Length of the shortest needle for anywhere.
+    shortest: usize,
     /// Atoms of all needles.
     atoms: Box<[u32]>,
 }
@@ -275,23 +345,8 @@ impl Needles {
             reversed.extend(text.iter().rev().take(self.suffixes.longest));
             self.suffixes.find(reversed, &mut found);
         }
-        if let Some(grams) = &self.narrow {
-            for (at, bytes) in padded[..length + 2].windows(4).enumerate() {
-                let gram = u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
-                let (row, bit) = narrow_slot(gram, grams.shift);
-                if grams.rows[row] & bit != 0 {
-                    grams.compare(row, gram, text, at, &self.anywhere, &mut found);
-                }
-            }
-        }
-        if let Some(grams) = &self.wide {
-            for (at, bytes) in text.windows(WIDE).step_by(STRIDE).enumerate() {
-                let gram = bytes.try_into().map_or(0, u64::from_le_bytes);
-                let (row, bit) = wide_slot(gram, grams.shift);
-                if grams.rows[row] & bit != 0 {
-                    grams.compare(row, gram, text, at * STRIDE, &self.anywhere, &mut found);
-                }
-            }
+        if length >= self.shortest {
+            self.tables.find(padded, length, &self.anywhere, &mut found);
         }
     }
 }
@@ -374,8 +429,8 @@ impl NeedlesBuilder {
             exact: exact.into_iter().map(|needle| (needle.text, needle.atoms)).collect(),
             prefixes: Anchored::new(prefixes),
             suffixes: Anchored::new(suffixes),
-            narrow: Grams::narrow(narrow),
-            wide: Grams::wide(wide),
+            tables: Tables::new(&narrow, &wide),
+            shortest: anywhere.iter().map(|needle| needle.text.len()).min().unwrap_or(usize::MAX),
             anywhere: anywhere.into(),
             atoms: atoms.into(),
         }
