@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ironpost import _core
+from ironpost.detections.correlations import Linker
 from ironpost.detections.documents import (
     Document,
     check_readable,
@@ -313,6 +314,7 @@ class _Loader:
         self._correlations: list[Document] = []
         self._filters: list[Filter] = []
         self._places: dict[str, Rule] = {}
+        self._unusable: dict[str, RuleError] = {}
         self._finishing = False
 
     def take(self, documents: Iterable[Document | RuleError]) -> None:
@@ -358,16 +360,33 @@ class _Loader:
         except RuleError:
             # The engine is the last judge. What it refuses alone is taken out; the others stay.
             self._rules = [rule for rule in self._rules if rule.kind != "rule" or self._is_executable(rule)]
+            usable = {rule.id: rule for rule in self._rules if rule.kind == "rule"}
+            for rule in self._rules:  # correlations stand behind those they build on
+                if rule.kind == "correlation" and self._is_executable(rule, usable):
+                    usable[rule.id] = rule
+            self._rules = list(usable.values())
             return RuleSet(tuple(self._rules), tuple(self._refused))
         return rules
 
-    def _is_executable(self, rule: Rule) -> bool:
+    def _is_executable(self, rule: Rule, usable: Mapping[str, Rule] | None = None) -> bool:
         try:
-            _ = RuleSet((rule,)).native
+            _ = RuleSet(tuple(self._with_inner(rule, usable or {}))).native
         except RuleError as error:
             self._refused.append(RefusedRule(rule.path, rule.line, error.reason, rule.id))
             return False
         return True
+
+    @staticmethod
+    def _with_inner(rule: Rule, usable: Mapping[str, Rule]) -> list[Rule]:
+        """The rule and everything it builds on."""
+        found = {rule.id: rule}
+        waiting = [rule]
+        while waiting:
+            for name in waiting.pop().plan.get("rules", ()):
+                if name in usable and name not in found:
+                    found[name] = usable[name]
+                    waiting.append(usable[name])
+        return list(found.values())
 
     def _add(self, rule: Rule) -> None:
         before = self._places.get(rule.id)
@@ -380,6 +399,8 @@ class _Loader:
         self._rules.append(rule)
 
     def _refuse(self, error: RuleError, rule_id: str, document: Document | None = None) -> None:
+        for key in ("id", "name") if document else ():
+            self._unusable.setdefault(str(document.data.get(key) or "") if document else "", error)
         reason = f"{error.field}: {error.reason}" if error.field else error.reason
         line = error.line or (document.line if document else 0)
         self._refused.append(RefusedRule(error.path, line, reason, rule_id, error.hint))
@@ -398,33 +419,15 @@ class _Loader:
                 self._refused.append(RefusedRule(added.path, added.line, reason, added.id))
 
     def _resolve_correlations(self) -> None:
-        known: dict[str, Rule] = {}
-        for rule in self._rules:
-            known[rule.id] = rule
-            if rule.name:
-                known.setdefault(rule.name, rule)
-        waiting = self._correlations
-        silent: set[str] = set()
-        loud: set[str] = set()
-        while waiting:
-            later: list[tuple[Document, RuleError]] = []
-            for document in waiting:
-                try:
-                    made = self._compiler.correlation(document, known)
-                    self._add(made)
-                except RuleError as error:
-                    later.append((document, error))
-                    continue
-                known[made.id] = made
-                if made.name:
-                    known.setdefault(made.name, made)
-                section = document.data["correlation"]
-                (loud if section.get("generate") is True else silent).update(made.plan["rules"])
-            if len(later) == len(waiting):
-                for document, reason in later:
-                    self._refuse(reason, str(document.data.get("id") or document.data.get("name") or ""), document)
-                break
-            waiting = [document for document, _ in later]
+        refused = {name: error for name, error in self._unusable.items() if name not in self._places}
+        linked = Linker(self._compiler, self._rules, refused).link(self._correlations)
+        for document, error in linked.refused:
+            self._refuse(error, str(document.data.get("id") or document.data.get("name") or ""), document)
+        for document, made in linked.made:
+            try:
+                self._add(made)
+            except RuleError as error:
+                self._refuse(error, made.id, document)
         for index, rule in enumerate(self._rules):
-            if rule.id in silent - loud and rule.emit and not rule.always_emit:
+            if rule.id in linked.silent and rule.emit and not rule.always_emit:
                 self._rules[index] = replace(rule, emit=False, plan={**rule.plan, "emit": False})

@@ -1,4 +1,4 @@
-"""Sigma rule, correlation and filter documents, checked and lowered to the plan."""
+"""Sigma rule and filter documents, checked and lowered to the plan."""
 
 from __future__ import annotations
 
@@ -19,24 +19,15 @@ _META_TEXT = """
 title id name taxonomy related status description license references author date modified tags scope fields
 falsepositives level simulation regression_tests_path ironpost
 """
-_META = frozenset(_META_TEXT.split())
-RULE_KEYS = _META | {"logsource", "detection"}
-CORRELATION_KEYS = _META | {"correlation"}
-FILTER_KEYS = _META | {"logsource", "filter"}
-_CORRELATION_SECTION = frozenset({"type", "rules", "group-by", "timespan", "condition", "generate", "aliases"})
-_CORRELATION_TYPES = frozenset({"event_count", "value_count", "temporal", "temporal_ordered"})
-_LATER_TYPES = frozenset({"value_sum", "value_avg", "value_percentile", "value_median"})
-_COMPARISONS = frozenset({"gt", "gte", "lt", "lte", "eq", "neq"})
-_TIMESPAN = re.compile(r"([0-9]+)([smhdw])")
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+META_KEYS = frozenset(_META_TEXT.split())
+RULE_KEYS = META_KEYS | {"logsource", "detection"}
+FILTER_KEYS = META_KEYS | {"logsource", "filter"}
 _RETIRED = {"deprecated": "another rule replaces it", "unsupported": "its author says that it can't be used as it is"}
 
 _PLACEHOLDER_KEYS = frozenset({"title", "description", "placeholders"})
 
 ENTITY_FIELDS = ("container.id", "source.ip", "user.name", "host.hostname")
 """What an alert of a rule is about, unless the rule says otherwise: the first of these that the event has."""
-MAX_DISTINCT = 5_000
-"""Distinct values a ``value_count`` may ask for; the engine remembers that many per group."""
 _MAX_ID = 256
 _MAX_EVIDENCE_FIELDS = 24
 
@@ -103,12 +94,12 @@ class Compiler:
             RuleError: When the rule can't be used.
         """
         data, path = document.data, document.path
-        meta = self._meta(document, "rule", RULE_KEYS)
+        meta = self.meta(document, "rule", RULE_KEYS)
         logsource = _logsource(data, path)
         mapper = self.maps.mapper(logsource, meta.taxonomy)
         lowering = self._lowering(mapper, path)
         named, condition = lowering.detection_section(data.get("detection"), data.line_of("detection"))
-        options = _own_options(data, path)
+        options = own_options(data, path)
         return replace(
             meta,
             logsource=logsource,
@@ -116,7 +107,7 @@ class Compiler:
             always_emit=options.emit,
             warnings=(*meta.warnings, *lowering.account.warnings),
             plan={
-                **_plan_meta(meta, document),
+                **plan_meta(meta, document),
                 "logsource": _routes(logsource, mapper),
                 "fields": _evidence_fields(data, named, mapper, path),
                 "entity": options.entity or list(ENTITY_FIELDS),
@@ -152,7 +143,7 @@ class Compiler:
             RuleError: When the document is no filter.
         """
         data, path = document.data, document.path
-        meta = self._meta(document, "filter", FILTER_KEYS)
+        meta = self.meta(document, "filter", FILTER_KEYS)
         section = data["filter"]
         line = data.line_of("filter")
         if not isinstance(section, Section):
@@ -162,7 +153,7 @@ class Compiler:
             hint = "name rules by id or name, or write 'rules: any'"
             raise RuleError("filter has no rules", path=path, line=line, field="rules", hint=hint)
         every = rules == [] or (isinstance(rules, str) and rules.lower() == "any")
-        chosen = None if every else tuple(_texts(rules, "rules", path, section.line_of("rules")))
+        chosen = None if every else tuple(texts(rules, "rules", path, section.line_of("rules")))
         if not isinstance(section.get("condition"), str):
             raise RuleError(
                 "a filter has one condition", path=path, line=section.line_of("condition"), field="condition"
@@ -174,91 +165,12 @@ class Compiler:
         self.filtered(replace(body, logsource=logsource), found)
         return found
 
-    def correlation(self, document: Document, rules: Mapping[str, Rule]) -> Rule:
-        """Lowers a correlation; ``rules`` finds what it may refer to by id and by name.
+    def meta(self, document: Document, kind: str, known: frozenset[str]) -> Rule:
+        """Reads what every kind of document has.
 
         Raises:
-            RuleError: When the correlation can't be used.
+            RuleError: When something of it can't be used.
         """
-        data, path = document.data, document.path
-        meta = self._meta(document, "correlation", CORRELATION_KEYS)
-        section = data["correlation"]
-        if not isinstance(section, Section):
-            raise RuleError(
-                "correlation is a mapping", path=path, line=data.line_of("correlation"), field="correlation"
-            )
-        refuse_unknown_keys(section, _CORRELATION_SECTION, path=path, where="correlation")
-
-        def fail(reason: str, key: str) -> RuleError:
-            return RuleError(reason, path=path, line=section.line_of(key), field=key)
-
-        kind = section.get("type")
-        if kind in _LATER_TYPES:
-            raise fail(f"correlation type {kind!r} is not supported yet", "type")
-        if kind not in _CORRELATION_TYPES:
-            raise fail(f"correlation type is one of {', '.join(sorted(_CORRELATION_TYPES))}", "type")
-        referred = []
-        for name in _texts(section.get("rules"), "rules", path, section.line_of("rules")):
-            if name not in rules:
-                raise fail(f"there is no rule with id or name {name!r}", "rules")
-            referred.append(rules[name])
-        timespan = _TIMESPAN.fullmatch(str(section.get("timespan", "")))
-        if timespan is None or int(timespan[1]) == 0:
-            raise fail("timespan is a positive number and s, m, h, d or w, for example 5m", "timespan")
-        seconds = int(timespan[1]) * _UNIT_SECONDS[timespan[2]]
-        if seconds > 366 * 86_400:
-            raise fail("timespan is longer than a year", "timespan")
-        group_by = _texts(section.get("group-by", []), "group-by", path, section.line_of("group-by"), empty=True)
-        condition, fields = _correlation_condition(section, str(kind), fail)
-        aliases = self._aliases(section, rules, referred, [*group_by, *fields], fail)
-        options = _own_options(data, path)
-        entity = options.entity or list(dict.fromkeys([*_mapped_groups(group_by, aliases), *ENTITY_FIELDS]))
-        return replace(
-            meta,
-            always_emit=options.emit,
-            plan={
-                **{key: value for key, value in _plan_meta(meta, document).items() if key != "status"},
-                "type": kind,
-                "rules": [rule.id for rule in referred],
-                "group_by": group_by,
-                "field": fields,
-                "timespan_ns": seconds * 1_000_000_000,
-                "condition": condition,
-                "aliases": aliases,
-                "entity": entity,
-                "fields": _texts(data.get("fields") or [], "fields", path, data.line_of("fields"), empty=True),
-            },
-        )
-
-    @staticmethod
-    def _aliases(
-        section: Section, rules: Mapping[str, Rule], referred: Sequence[Rule], names: Sequence[str], fail: Any
-    ) -> dict[str, dict[str, list[str]]]:
-        """Per name and rule id: the event fields to read, of which the first present counts.
-
-        Field maps and the document's aliases meet here.
-        """
-        given = section.get("aliases") or Section(section.line)
-        if not isinstance(given, Section):
-            raise fail("aliases is a mapping of names to rules to fields", "aliases")
-        written: dict[str, dict[str, str]] = {}
-        for alias, per_rule in given.items():
-            if not isinstance(per_rule, Section):
-                raise fail(f"alias {alias!r} is a mapping of rules to fields", "aliases")
-            for rule_name, field_name in per_rule.items():
-                if rule_name not in rules or not isinstance(field_name, str):
-                    raise fail(f"alias {alias!r}: there is no rule with id or name {rule_name!r}", "aliases")
-                written.setdefault(alias, {})[rules[rule_name].id] = field_name
-        made: dict[str, dict[str, list[str]]] = {}
-        for name in dict.fromkeys(names):
-            for rule in referred:
-                wanted = written.get(name, {}).get(rule.id, name)
-                targets = rule.mapper.targets(wanted) if rule.mapper else (wanted,)
-                if targets != (name,):
-                    made.setdefault(name, {})[rule.id] = list(targets)
-        return made
-
-    def _meta(self, document: Document, kind: str, known: frozenset[str]) -> Rule:
         data, path = document.data, document.path
         if "severity" in data:
             reason, hint = "Sigma has no 'severity'", "write 'level'"
@@ -297,46 +209,6 @@ class Compiler:
 
     def _lowering(self, mapper: FieldMapper, path: str) -> Lowering:
         return Lowering(mapper, self.placeholders, self.check_regex, path)
-
-
-def _correlation_condition(section: Section, kind: str, fail: Any) -> tuple[dict[str, float], list[str]]:
-    written = section.get("condition")
-    if written is None and kind.startswith("temporal"):
-        return {}, []
-    if not isinstance(written, Section):
-        raise fail("condition is a mapping such as {gte: 5}", "condition")
-    fields: list[str] = []
-    condition: dict[str, float] = {}
-    for key, value in written.items():
-        if key == "field":
-            listed: list[Any] = value if isinstance(value, list) else [value]
-            if not listed or not all(isinstance(name, str) and name for name in listed):
-                raise fail("field is a name or a list of names", "condition")
-            fields = [str(name) for name in listed]
-            continue
-        if key not in _COMPARISONS:
-            raise fail(f"unknown comparison {key!r}; use {', '.join(sorted(_COMPARISONS))}", "condition")
-        try:
-            condition[key] = float(str(value))
-        except ValueError:
-            raise fail(f"{key} takes a number, not {value!r}", "condition") from None
-        if not abs(condition[key]) <= 1e9:  # also refuses "nan"
-            raise fail(f"{key} takes a number up to 1000000000, not {value!r}", "condition")
-    if not condition:
-        raise fail("condition compares with nothing; write for example gte: 5", "condition")
-    if kind == "value_count" and max(condition.values()) > MAX_DISTINCT:
-        raise fail(f"value_count compares with at most {MAX_DISTINCT:,}", "condition")
-    if (kind == "value_count") != bool(fields):
-        raise fail("value_count needs a field, other types take none", "condition")
-    return condition, fields
-
-
-def _mapped_groups(group_by: Sequence[str], aliases: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
-    """Event fields of the group keys that can name an entity."""
-    fields = [
-        target for name in group_by for targets in (*aliases.get(name, {}).values(), (name,)) for target in targets
-    ]
-    return [name for name in dict.fromkeys(fields) if name in ENTITY_FIELDS or name.endswith((".ip", "user.name"))]
 
 
 def _renamed(expression: Expression, prefix: str) -> Expression:
@@ -382,11 +254,12 @@ def _meta(document: Document, kind: str) -> Rule:
         taxonomy=text("taxonomy") or "sigma",
         status=text("status"),
         description=text("description"),
-        tags=tuple(_texts(data.get("tags") or [], "tags", path, data.line_of("tags"), empty=True)),
+        tags=tuple(texts(data.get("tags") or [], "tags", path, data.line_of("tags"), empty=True)),
     )
 
 
-def _plan_meta(meta: Rule, document: Document) -> dict[str, Any]:
+def plan_meta(meta: Rule, document: Document) -> dict[str, Any]:
+    """Returns what the plan has of every rule and correlation."""
     return {
         "id": meta.id,
         "title": meta.title,
@@ -399,7 +272,12 @@ def _plan_meta(meta: Rule, document: Document) -> dict[str, Any]:
     }
 
 
-def _texts(value: Any, key: str, path: str, line: int, *, empty: bool = False) -> list[str]:
+def texts(value: Any, key: str, path: str, line: int, *, empty: bool = False) -> list[str]:
+    """Returns a text or a list of texts as a list.
+
+    Raises:
+        RuleError: When it is neither, or empty and must not be.
+    """
     listed = value if isinstance(value, list) else [value]
     if (not listed and not empty) or not all(isinstance(item, (str, int)) and str(item) for item in listed):
         raise RuleError(f"{key} is text or a list of texts", path=path, line=line, field=key)
@@ -433,30 +311,35 @@ def _routes(logsource: Mapping[str, str], mapper: FieldMapper) -> dict[str, list
 
 
 @dataclass(frozen=True, slots=True)
-class _OwnOptions:
+class OwnOptions:
     """What the ``ironpost`` key of a rule says."""
 
     entity: list[str] = field(default_factory=list)
     emit: bool = False
 
 
-def _own_options(data: Section, path: str) -> _OwnOptions:
+def own_options(data: Section, path: str, *, more: frozenset[str] = frozenset()) -> OwnOptions:
+    """Reads the ``ironpost`` key of a rule; ``more`` names keys that the caller reads.
+
+    Raises:
+        RuleError: When it can't be used.
+    """
     section = data.get("ironpost")
     if section is None:
-        return _OwnOptions()
+        return OwnOptions()
     line = data.line_of("ironpost")
     if not isinstance(section, Section):
         raise RuleError("ironpost is a mapping", path=path, line=line, field="ironpost")
-    refuse_unknown_keys(section, frozenset({"entity", "emit"}), path=path, where="ironpost")
+    refuse_unknown_keys(section, frozenset({"entity", "emit"}) | more, path=path, where="ironpost")
     emit = section.get("emit", False)
     if not isinstance(emit, bool):
         raise RuleError("emit is true or false", path=path, line=section.line_of("emit"), field="emit")
     entity = section.get("entity", [])
-    return _OwnOptions(_texts(entity, "entity", path, section.line_of("entity"), empty=True), emit)
+    return OwnOptions(texts(entity, "entity", path, section.line_of("entity"), empty=True), emit)
 
 
 def _evidence_fields(data: Section, named: Mapping[str, Expression], mapper: FieldMapper, path: str) -> list[str]:
-    written = _texts(data.get("fields") or [], "fields", path, data.line_of("fields"), empty=True)
+    written = texts(data.get("fields") or [], "fields", path, data.line_of("fields"), empty=True)
     wanted = [target for name in written for target in mapper.targets(name)]
     wanted += [made["field"] for made in atoms_of(named.values()) if made["field"]]
     return list(dict.fromkeys(wanted))[:_MAX_EVIDENCE_FIELDS]

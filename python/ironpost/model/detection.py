@@ -61,6 +61,10 @@ class Detection:
         group: Group-by fields and values of a correlation.
         trust: Who could have written the record: ``host``, ``container``, ``unauthenticated`` or ``spoofable``.
         position: Place of the deciding record in its source, opaque.
+        count: Events, values or rules counted; when ``ongoing``, those since the last report, which may be none.
+        measure: What a correlation's condition compared: a number of events, values or rules, or a sum, an average or a
+            percentile.
+        ongoing: More of what an earlier detection of the same trace reported, whose condition has been true since.
         container: The container it came from as it was then, once looked up.
     """
 
@@ -84,6 +88,8 @@ class Detection:
     container_id: str = ""
     tags: tuple[str, ...] = ()
     container: ContainerIdentity | None = None
+    measure: float | None = None
+    ongoing: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns the detection as a JSON object; times are RFC 3339 text."""
@@ -101,6 +107,8 @@ class Detection:
             "evidence": list(self.evidence),
             "fields": dict(self.fields),
             "count": self.count,
+            "measure": self.measure,
+            "ongoing": self.ongoing,
             "trace_id": self.trace_id,
             "trust": self.trust,
             "source": self.source,
@@ -121,6 +129,8 @@ class Detection:
         group = value.get("group") or {}
         pairs = group.items() if isinstance(group, Mapping) else group
         container = value.get("container")
+        ongoing = bool(value.get("ongoing", False))
+        measure = value.get("measure")
         return cls(
             id=str(value["id"]),
             rule_id=str(value["rule_id"]),
@@ -134,7 +144,9 @@ class Detection:
             matched=tuple(MatchedField.from_json(reason) for reason in value.get("matched") or ()),
             evidence=tuple(str(line) for line in value.get("evidence") or ())[:MAX_EVIDENCE],
             fields={str(name): str(text) for name, text in (value.get("fields") or {}).items()},
-            count=int(value.get("count", 1) or 1),
+            count=int(value.get("count", 1) or (0 if ongoing else 1)),
+            measure=None if measure is None else float(measure),
+            ongoing=ongoing,
             trace_id=str(value.get("trace_id") or ""),
             trust=str(value.get("trust") or ""),
             source=str(value.get("source") or ""),

@@ -1,16 +1,15 @@
 //! From plan to executable rules.
 
 use crate::atom::Atom;
+use crate::correlation::{Correlation, Feeder, feeds};
 use crate::derive::{BoundDeriver, Deriver};
 use crate::explain::Written;
 use crate::lookup::{BoundLookup, Lookup, Lookups};
 use crate::needles::Commonness;
-use crate::plan::{
-    CorrelationPlan, CorrelationType, Expr, LogsourcePlan, Op, Plan, PlanError, RulePlan, VERSION,
-};
+use crate::plan::{Expr, LogsourcePlan, Op, Plan, PlanError, RulePlan, VERSION};
 use crate::program::Program;
 use ironpost_events::{FieldId, FieldTable};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, RwLock};
 
@@ -51,34 +50,6 @@ pub(crate) enum Shape {
     Not(Box<Shape>),
     Selection(String),
     Leaf(Node),
-}
-
-/// A correlation with names resolved to indices.
-#[derive(Debug)]
-pub(crate) struct Correlation {
-    pub(crate) plan: CorrelationPlan,
-    /// What the correlation means, without where it was written.
-    pub(crate) fingerprint: String,
-    /// Per feeding rule, where its events carry the group keys and the counted values.
-    pub(crate) feeders: FxHashMap<Feeder, Reads>,
-    pub(crate) entity: Box<[u32]>,
-    pub(crate) fields: Box<[u32]>,
-}
-
-/// Fields a correlation reads from the events of one rule; of the names of one key the first present counts.
-#[derive(Debug)]
-pub(crate) struct Reads {
-    /// In the order of `group_by`.
-    pub(crate) groups: Box<[Box<[u32]>]>,
-    /// In the order of `field`.
-    pub(crate) values: Box<[Box<[u32]>]>,
-}
-
-/// What may feed a correlation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Feeder {
-    Rule(u32),
-    Correlation(u32),
 }
 
 /// Rules and correlations of a plan, checked and compiled, independent of any field table.
@@ -210,56 +181,6 @@ impl Builder {
             shape,
         })
     }
-
-    fn correlation(
-        &mut self,
-        plan: CorrelationPlan,
-        feeders: &BTreeMap<String, Feeder>,
-    ) -> Result<Correlation, PlanError> {
-        let refuse =
-            |reason: &str| PlanError::Correlation { correlation: plan.id.clone(), reason: reason.to_owned() };
-        if plan.timespan_ns <= 0 {
-            return Err(refuse("timespan must be positive"));
-        }
-        if plan.rules.is_empty() {
-            return Err(refuse("needs at least one rule"));
-        }
-        let temporal = matches!(plan.kind, CorrelationType::Temporal | CorrelationType::TemporalOrdered);
-        if plan.condition.is_empty() && !temporal {
-            return Err(refuse("needs a condition such as gte: 5"));
-        }
-        if plan.kind == CorrelationType::ValueCount && plan.field.is_empty() {
-            return Err(refuse("value_count needs a field"));
-        }
-        let mut reads = FxHashMap::default();
-        for rule in &plan.rules {
-            let feeder = *feeders
-                .get(rule)
-                .filter(|_| rule != &plan.id)
-                .ok_or_else(|| PlanError::UnknownRule { correlation: plan.id.clone(), rule: rule.clone() })?;
-            let mut resolve = |names: &[String]| -> Box<[Box<[u32]>]> {
-                names
-                    .iter()
-                    .map(|name| {
-                        let alias = plan.aliases.get(name).and_then(|per_rule| per_rule.get(rule));
-                        self.names
-                            .all(alias.map_or(std::slice::from_ref(name), |names| names.as_slice()))
-                            .into()
-                    })
-                    .collect()
-            };
-            reads.insert(feeder, Reads { groups: resolve(&plan.group_by), values: resolve(&plan.field) });
-        }
-        let meaning = CorrelationPlan { path: None, line: None, title: String::new(), ..plan.clone() };
-        Ok(Correlation {
-            fingerprint: crate::detection::digest(&[serde_json::to_string(&meaning)?.as_bytes()])[..16]
-                .to_owned(),
-            feeders: reads,
-            entity: self.names.all(&plan.entity).into(),
-            fields: self.names.all(&plan.fields).into(),
-            plan,
-        })
-    }
 }
 
 impl RuleSet {
@@ -295,15 +216,9 @@ impl RuleSet {
         let correlations = plan
             .correlations
             .into_iter()
-            .map(|correlation| builder.correlation(correlation, &feeders))
+            .map(|plan| Correlation::compile(plan, &feeders, &mut builder.names))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut feeds: FxHashMap<Feeder, Vec<u32>> = FxHashMap::default();
-        for (index, correlation) in correlations.iter().enumerate() {
-            for &feeder in correlation.feeders.keys() {
-                feeds.entry(feeder).or_default().push(index as u32);
-            }
-        }
-        refuse_cycles(&correlations)?;
+        let feeds = feeds(&correlations)?;
         Ok(Self {
             names: builder.names.names,
             lookups: builder.lookups.finish(),
@@ -343,32 +258,6 @@ impl RuleSet {
             commonness: OnceLock::new(),
         }
     }
-}
-
-/// A correlation may feed another one, but never itself through others.
-fn refuse_cycles(correlations: &[Correlation]) -> Result<(), PlanError> {
-    let mut done: FxHashSet<u32> = FxHashSet::default();
-    while done.len() < correlations.len() {
-        let ready = (0..correlations.len() as u32).find(|index| {
-            !done.contains(index)
-                && correlations[*index as usize].feeders.keys().all(|feeder| match feeder {
-                    Feeder::Rule(_) => true,
-                    Feeder::Correlation(inner) => done.contains(inner),
-                })
-        });
-        match ready {
-            Some(index) => done.insert(index),
-            None => {
-                let stuck =
-                    (0..correlations.len()).find(|index| !done.contains(&(*index as u32))).unwrap_or(0);
-                return Err(PlanError::UnknownRule {
-                    correlation: correlations[stuck].plan.id.clone(),
-                    rule: correlations[stuck].plan.rules.join(", "),
-                });
-            }
-        };
-    }
-    Ok(())
 }
 
 /// Programs kept at once: one for every log source that can be derived, and those that sources are configured with.

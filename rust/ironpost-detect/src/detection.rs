@@ -78,8 +78,13 @@ pub struct Detection {
     pub evidence: Vec<String>,
     /// Telling fields of the deciding event.
     pub fields: std::collections::BTreeMap<String, String>,
-    /// Events, distinct values or rules counted; 1 for a rule (more when the record stands for several).
+    /// Events, distinct values or rules counted; 1 for a rule (more when the record stands for several). Of what goes on:
+    /// those counted since the last report.
     pub count: u64,
+    /// What a correlation's condition compared: a number of events, values or rules, or a sum, average or percentile.
+    pub measure: Option<f64>,
+    /// More of what an earlier detection of the same trace reported; the condition has been true since.
+    pub ongoing: bool,
     /// 32 hexadecimal digits derived from the first contributing record.
     pub trace_id: String,
     /// The weakest trust among contributing events.

@@ -11,17 +11,22 @@
 mod atom;
 mod compile;
 mod correlate;
+mod correlation;
 mod derive;
 mod detection;
 mod evaluate;
+mod event;
 mod explain;
 mod explainer;
+mod judge;
 mod lookup;
 mod lru;
 mod needles;
+mod order;
 mod plan;
 mod program;
 mod regex_literals;
+mod tally;
 mod text;
 mod window;
 
@@ -33,3 +38,4 @@ pub use evaluate::{Match, Scratch};
 pub use explainer::{Explainer, Wanted};
 pub use plan::PlanError;
 pub use regex_literals::needles as regex_needles;
+pub use window::Counts;

@@ -33,14 +33,17 @@ pub enum PlanError {
         /// What is wrong.
         reason: String,
     },
-    /// A correlation refers to a rule that is not in the plan, or to itself.
-    #[error("correlation {correlation}: unknown or circular rule {rule:?}")]
+    /// A correlation refers to a rule that is not in the plan.
+    #[error("correlation {correlation}: unknown rule {rule:?}")]
     UnknownRule {
         /// Correlation id.
         correlation: String,
         /// The missing rule.
         rule: String,
     },
+    /// Correlations refer to each other in a circle.
+    #[error("correlations build on each other in a circle: {}", .0.join(" → "))]
+    Circle(Vec<String>),
     /// A correlation lacks something its type needs.
     #[error("correlation {correlation}: {reason}")]
     Correlation {
@@ -189,7 +192,20 @@ pub(crate) struct CorrelationPlan {
     #[serde(default)]
     pub(crate) field: Vec<String>,
     pub(crate) timespan_ns: i64,
+    /// How much older than the newest event of its group an event may be; never less than the timespan.
+    #[serde(default)]
+    pub(crate) lateness_ns: i64,
+    #[serde(default)]
     pub(crate) condition: BTreeMap<Comparison, f64>,
+    /// Temporal types: which of the rules must and must not have matched, instead of how many.
+    #[serde(default)]
+    pub(crate) expression: Option<Occurrence>,
+    /// `value_percentile`: which one.
+    #[serde(default)]
+    pub(crate) percentile: Option<f64>,
+    /// Group keys whose addresses are cut to their network.
+    #[serde(default)]
+    pub(crate) networks: BTreeMap<String, NetworkPlan>,
     #[serde(default)]
     pub(crate) aliases: BTreeMap<String, BTreeMap<String, Names>>,
     #[serde(default = "yes")]
@@ -222,8 +238,33 @@ impl Names {
 pub(crate) enum CorrelationType {
     EventCount,
     ValueCount,
+    ValueSum,
+    ValueAvg,
+    ValueMedian,
+    ValuePercentile,
+    /// The percentage that the event's own value has among the values of the window.
+    ValueShare,
     Temporal,
     TemporalOrdered,
+}
+
+/// Prefix lengths that addresses are cut to.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NetworkPlan {
+    pub(crate) ipv4: u8,
+    pub(crate) ipv6: u8,
+}
+
+/// A boolean expression over the rules of a temporal correlation.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Occurrence {
+    And(Vec<Occurrence>),
+    Or(Vec<Occurrence>),
+    Not(Box<Occurrence>),
+    /// Id of a rule or correlation.
+    Rule(String),
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,7 +6,7 @@ use crate::plan::{Plans, now_ns};
 use crate::source::{Sources, lock};
 use crate::stop::Stop;
 use crate::work::{Finding, Next, Reorder};
-use ironpost_detect::{Correlator, Detection, SourcePosition, WindowChange};
+use ironpost_detect::{Correlator, Counts, Detection, SourcePosition, WindowChange};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +27,9 @@ const RING_EVERY: Duration = Duration::from_millis(50);
 const PENDING_BYTES: usize = 1 << 20;
 const PENDING_DETECTIONS: u64 = 4096;
 
+/// How often attacks that went quiet are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// How long one wait for a finding lasts at most.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -34,9 +37,7 @@ const TICK: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 pub(crate) struct CorrelatorGauges {
     pub(crate) detections: AtomicU64,
-    pub(crate) keys: AtomicU64,
-    pub(crate) evictions: AtomicU64,
-    pub(crate) late: AtomicU64,
+    pub(crate) windows: Mutex<Counts>,
     pub(crate) panics: AtomicU64,
 }
 
@@ -77,6 +78,7 @@ impl Correlating {
         let mut sequence = 0;
         let started = Instant::now();
         let mut last_batch = started;
+        let mut looked = started;
         loop {
             let wait = if pending.is_empty() { TICK } else { self.wait(&pending, started, last_batch) };
             match self.reorder.next(wait) {
@@ -86,6 +88,12 @@ impl Correlating {
                 }
                 Next::Late => {}
                 Next::Ended => break,
+            }
+            if looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                let mut detections: Vec<Detection> = Vec::new();
+                self.correlator.report_quiet(now_ns(), &mut detections);
+                self.add(&detections, &mut pending);
             }
             if !pending.is_due(started, last_batch) {
                 continue;
@@ -126,10 +134,7 @@ impl Correlating {
             if observed.is_err() {
                 self.gauges.panics.fetch_add(1, Ordering::Relaxed);
             }
-            for detection in &detections {
-                pending.push(detection);
-            }
-            self.gauges.detections.fetch_add(detections.len() as u64, Ordering::Relaxed);
+            self.add(&detections, pending);
             self.reorder.recycle(batch);
         }
         if let Some(checkpoint) = finding.checkpoint {
@@ -141,6 +146,13 @@ impl Correlating {
             }
         }
         pending.ring = finding.ring.or(pending.ring);
+    }
+
+    fn add(&self, detections: &[Detection], pending: &mut Pending) {
+        for detection in detections {
+            pending.push(detection);
+        }
+        self.gauges.detections.fetch_add(detections.len() as u64, Ordering::Relaxed);
     }
 
     fn change_plan(&mut self, epoch: u64) {
@@ -156,9 +168,7 @@ impl Correlating {
         pending.json.extend_from_slice(if pending.detections == 0 { b"[]" } else { b"]" });
         let mut windows = self.correlator.take_dirty();
         windows.extend(self.useless.drain(..).map(|key| WindowChange { key, state: None }));
-        self.gauges.keys.store(self.correlator.keys() as u64, Ordering::Relaxed);
-        self.gauges.evictions.store(self.correlator.evictions(), Ordering::Relaxed);
-        self.gauges.late.store(self.correlator.late(), Ordering::Relaxed);
+        *lock(&self.gauges.windows) = self.correlator.counts();
         if let Some(ring) = pending.ring {
             lock(&self.rings).insert(sequence, ring);
         }
@@ -216,6 +226,7 @@ pub(crate) fn counters(
 ) -> Value {
     let (each, sums) = sources.counters();
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let windows = *lock(&gauges.windows);
     let mut queues = intake.gauges();
     queues["output"] = json!({"depth": outbox.depth(), "capacity": outbox.capacity(), "unit": "batches"});
     json!({
@@ -223,7 +234,11 @@ pub(crate) fn counters(
         "received": sums["received"], "bytes": sums["bytes"], "parsed": sums["parsed"],
         "unparsed": sums["unparsed"], "empty": sums["empty"], "matched": sums["matched"], "lost": sums["lost"],
         "detections": get(&gauges.detections),
-        "windows": {"keys": get(&gauges.keys), "evictions": get(&gauges.evictions), "late": get(&gauges.late)},
+        "windows": {
+            "keys": windows.keys, "evictions": windows.evictions, "evicted_believed": windows.evicted_believed,
+            "late": windows.late, "lost": windows.lost, "fieldless": windows.fieldless,
+            "not_numeric": windows.not_numeric, "approximated": windows.approximated,
+        },
         "panics": {"workers": get(worker_panics), "correlator": get(&gauges.panics)},
         "queues": queues,
     })

@@ -142,7 +142,7 @@ impl Engine {
             return Err(EngineError::StartedBefore);
         }
         let plan = self.plans.get(self.first_epoch).ok_or(EngineError::StartedBefore)?;
-        let mut correlator = Correlator::new(Arc::clone(&plan.compiled));
+        let mut correlator = Correlator::new(Arc::clone(&plan.compiled)).with_updates();
         let useless = correlator.restore(windows);
         let mut threads = Threads::default();
         let receivers = self.open(checkpoints);
