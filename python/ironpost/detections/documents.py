@@ -26,7 +26,7 @@ MAX_FILE_BYTES = 10 * 1024 * 1024
 MAX_VALUES = 20_000
 """Documents with more values, those that aliases repeat included, are refused. The largest public rule has 4,433."""
 _MAX_DEPTH = 40
-_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "null"))
 _TEXT_TAG = "tag:yaml.org,2002:str"
 _CONTAINER_TAGS = frozenset({None, "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"})
@@ -263,9 +263,17 @@ class _Builder:
 
     def _list(self, depth: int) -> list[Any]:
         made = []
-        while type(event := self._next()) is not yaml.SequenceEndEvent:
-            made.append(self.build(event, depth + 1))
+        following = self._next
+        while (kind := type(event := following())) is not yaml.SequenceEndEvent:
+            made.append(self._text(event) if kind is yaml.ScalarEvent else self.build(event, depth + 1))
         return made
+
+    def _text(self, event: Any) -> Any:
+        """The short way for what nearly every value is: a scalar without tag and anchor."""
+        if event.tag is not None or event.anchor or self._values >= MAX_VALUES:
+            return self.build(event, 0)
+        self._values += 1
+        return event.value if event.style else _plain(event.value)
 
     def _section(self, start: Any, depth: int) -> Section:
         section = Section(self._line(start))
@@ -280,7 +288,8 @@ class _Builder:
             if event.tag not in (None, _TEXT_TAG):
                 raise self._fail(f"YAML tag {event.tag} is not allowed", event)
             section.key_lines[key] = self._line(event)
-            section[key] = self.build(self._next(), depth + 1)
+            event = self._next()
+            section[key] = self._text(event) if type(event) is yaml.ScalarEvent else self.build(event, depth + 1)
         return section
 
     def _scalar(self, event: Any) -> Any:
@@ -310,7 +319,7 @@ def _plain(text: str) -> Any:
         return True
     if text in _FALSE:
         return False
-    if _INTEGER.fullmatch(text) and len(text) < 40 and not text.startswith("+"):
+    if text[0] in "-0123456789" and len(text) < 40 and _INTEGER.fullmatch(text):
         return int(text)
     return text
 

@@ -10,7 +10,7 @@ use ironpost_events::{
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub(crate) fn plan_error(error: &PlanError) -> PyErr {
     raise("RuleError", &error.to_string(), &[])
@@ -32,6 +32,17 @@ pub(crate) fn regex_needles(pattern: &str) -> Option<Vec<String>> {
 #[pyclass(frozen, module = "ironpost._core")]
 pub(crate) struct RuleSet {
     pub(crate) inner: Arc<ironpost_detect::RuleSet>,
+    /// Shared by all sessions: the programs of log sources are built once, not per session.
+    compiled: OnceLock<Arc<Compiled>>,
+}
+
+impl RuleSet {
+    fn compiled(&self) -> &Arc<Compiled> {
+        self.compiled.get_or_init(|| {
+            let table = FieldTable::new(self.inner.field_names());
+            Arc::new(Arc::clone(&self.inner).bind(table))
+        })
+    }
 }
 
 #[pymethods]
@@ -41,7 +52,7 @@ impl RuleSet {
     fn new(python: Python<'_>, plan: &[u8]) -> PyResult<Self> {
         let inner =
             enter(python, || ironpost_detect::RuleSet::from_plan(plan).map_err(|error| plan_error(&error)))?;
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), compiled: OnceLock::new() })
     }
 
     /// Names of every event field the rules read.
@@ -61,8 +72,8 @@ impl RuleSet {
         let format: Format = format
             .parse()
             .map_err(|error: ironpost_events::FormatError| PyValueError::new_err(error.to_string()))?;
-        let table = FieldTable::new(self.inner.field_names());
-        let compiled = Arc::new(Arc::clone(&self.inner).bind(Arc::clone(&table)));
+        let compiled = Arc::clone(self.compiled());
+        let table = Arc::clone(compiled.fields());
         let options = ParseOptions { format, ..ParseOptions::default() };
         let (product, category, service) = logsource;
         let facts = SourceFacts {
