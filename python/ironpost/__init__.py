@@ -9,14 +9,16 @@ if TYPE_CHECKING:
     from ironpost.events import EventBatch
     from ironpost.events.parsing import parse
     from ironpost.model import Detection
+    from ironpost.model.python_rule import rule
 
-__all__ = ["Detection", "EventBatch", "RuleSet", "parse"]
+__all__ = ["Detection", "EventBatch", "RuleSet", "parse", "rule"]
 
 _HOMES = {
     "Detection": "ironpost.model",
     "EventBatch": "ironpost.events",
     "RuleSet": "ironpost.detections",
     "parse": "ironpost.events",
+    "rule": "ironpost.model.python_rule",
 }
 
 

@@ -72,10 +72,13 @@ def detect(
             else:
                 # As parsed: each row keeps its own log source; a rule for one service never sees another's lines.
                 detections = session.feed_batch(parse_events(piece, format=format, year=year, timezone=timezone))
-            for value in json_module.loads(detections):
+            for value in chosen.judges(json_module.loads(detections)):
                 value["timestamp"] = value["timestamp"] or 0
                 found += 1
                 _print_detection(Detection.from_json(value).to_json(), json=json)
+    for rule_id, health in chosen.judges.health.items():
+        if health.disabled or health.errors:
+            say(f"error: rule {safe(rule_id)} — {safe(health.disabled or health.last_error)}")
     if not json:
         say(f"{found} detections")
     if chosen.refused:
@@ -198,7 +201,8 @@ def _load(directories: list[Path] | None, config: Path | None) -> RuleSet:
 
     if directories:
         return RuleSet.load(*directories)
-    return RuleSet.load(*decide_places(load_configuration(config), environment=os.environ).rule_dirs)
+    places = decide_places(load_configuration(config), environment=os.environ)
+    return RuleSet.load(*places.rule_dirs, python_files=True)
 
 
 def _check_reading(format: str, year: int | None, timezone: str) -> None:  # noqa: A002 - the option's name

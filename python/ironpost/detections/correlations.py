@@ -418,6 +418,9 @@ class Linker:
         return written.fail(error.reason, "rules") if f"({written.place})" in error.reason else None
 
     def _plan(self, written: Written, referred: Sequence[Rule]) -> Rule:
+        for rule in referred:
+            if rule.python:
+                raise written.fail(f"{rule.id!r} is a Python rule, and a correlation can't build on one", "rules")
         ids = [rule.id for rule in referred]
         by_name = dict(zip(written.rules, ids, strict=True))
         if written.kind != "temporal_ordered" and len(set(ids)) < len(ids):

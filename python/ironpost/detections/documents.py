@@ -104,6 +104,47 @@ def _files_below(folder: str) -> Iterator[str]:
             yield entry.path
 
 
+def python_rule_files(path: Path) -> Iterator[Path]:
+    """Yields the Python files below a directory, in a stable order."""
+    if path.is_dir():
+        for found in sorted(path.rglob("*.py")):
+            if found.is_file() and not found.name.startswith((".", "_")):
+                yield found
+
+
+def section_document(data: Mapping[str, Any], path: str, line: int) -> Document:
+    """Returns plain data as a document all of whose keys stand on one line.
+
+    Raises:
+        RuleError: When it holds what YAML could not.
+    """
+    return Document(path, line, _as_section(data, path, line, 0))
+
+
+def _as_section(data: Mapping[str, Any], path: str, line: int, depth: int) -> Section:
+    section = Section(line)
+    for key, value in data.items():
+        if not isinstance(key, str):
+            raise RuleError(f"a key is text, not {key!r}", path=path, line=line)
+        section[key] = _as_data(value, path, line, depth + 1)
+        section.key_lines[key] = line
+    return section
+
+
+def _as_data(value: Any, path: str, line: int, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        raise RuleError(f"nested deeper than {_MAX_DEPTH} levels", path=path, line=line)
+    if isinstance(value, Mapping):
+        return _as_section(value, path, line, depth)
+    if isinstance(value, (list, tuple)):
+        return [_as_data(item, path, line, depth + 1) for item in value]
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float):
+        return str(value)
+    raise RuleError(f"a value is text, a number, a boolean or None, not {value!r}", path=path, line=line)
+
+
 def read_content(path: Path) -> bytes | RuleError:
     """Returns the bytes of a rule file, or why it is not read."""
     try:

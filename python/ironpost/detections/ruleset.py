@@ -16,11 +16,14 @@ from ironpost.detections.documents import (
     check_readable,
     documents_in,
     parse_documents,
+    python_rule_files,
     read_content,
     rule_files,
+    section_document,
     with_actions,
 )
 from ironpost.detections.field_maps import PARTS, FieldMap, FieldMaps, load_maps, shipped_maps
+from ironpost.detections.judging import InProcess, Judges, Runner, WorkerProcess
 from ironpost.detections.pack import MIN_FILES, Pack, PackDirectory, Recipe, user_cache
 from ironpost.detections.short_form import is_short_form, lower_short_form
 from ironpost.detections.sigma import Compiler, Filter, Rule
@@ -28,7 +31,8 @@ from ironpost.detections.supply import Supply, unfed_reasons
 from ironpost.detections.values import MissingPlaceholderError
 from ironpost.errors import RuleError
 from ironpost.model import Detection
-from ironpost.ownership import Doubt
+from ironpost.model.python_rule import PythonRule
+from ironpost.ownership import Doubt, setting_doubt
 
 MAX_RULES = 10_000
 """Further rules are refused."""
@@ -83,6 +87,7 @@ class RuleSet:
         rules: Rules and correlations in use.
         refused: What could not be used, with path, line and reason; it never stops the others.
         supply: What ``unfed`` judges by.
+        judges: The Python rules among them, and how they fare.
         pack: What became of the compiled pack: ``used``, or why not and whether it was written; empty without one.
     """
 
@@ -90,6 +95,7 @@ class RuleSet:
     refused: tuple[RefusedRule, ...] = ()
     supply: Supply | None = None
     pack: str = ""
+    judges: Judges = field(default_factory=Judges, compare=False)
     _kept_unfed: Callable[[], list[dict[str, Any]]] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -100,6 +106,8 @@ class RuleSet:
         placeholders: Mapping[str, Sequence[str]] | None = None,
         doubt: Callable[[Path], Doubt | None] | None = None,
         cache: Path | Literal["user"] | None = "user",
+        python_rules: Iterable[PythonRule] = (),
+        python_files: bool = False,
     ) -> RuleSet:
         """Loads rules from files and directories (searched for ``.yml`` and ``.yaml``).
 
@@ -110,22 +118,30 @@ class RuleSet:
                 a ``placeholders`` key in the rule files.
             doubt: Says why a file may be a stranger's; such a file is refused. None trusts all.
             cache: The directory of compiled packs; ``user`` is ``ironpost/rules`` in the user's cache directory, None
-                compiles every time. Sets of fewer than 32 files are not kept. The answers are the same with and
-                without; ``pack`` says what became of it.
+                compiles every time. Sets of fewer than 32 files, or with Python rules, are not kept. The answers are
+                the same with and without; ``pack`` says what became of it.
+            python_rules: Functions made rules by ``@ironpost.rule``. They run where the rules are used.
+            python_files: Also run the ``.py`` files of directories, in processes of their own. Without it only a file
+                that is named itself is run; and none that somebody else could change.
 
         Raises:
             RuleError: When a named path doesn't exist or can't be read, or a field map can't be used. Rules that can't
                 are listed in ``refused``.
         """
         files: list[Path] = []
-        for path in paths:
-            check_readable(Path(path))
-            files += rule_files(Path(path))
+        python = _PythonSources(tuple(python_rules))
+        for path in map(Path, paths):
+            check_readable(path)
+            if path.suffix == ".py" and not path.is_dir():
+                python.files.append((path, True))
+            else:
+                files += rule_files(path)
+                python.files += [(found, python_files) for found in python_rule_files(path)]
         doubts = [doubt(file) if doubt else None for file in files]
         given, values = tuple(field_maps), placeholders or {}
         directory = user_cache() if cache == "user" else cache
-        if directory is None or len(files) < MIN_FILES:
-            return _compiled(files, doubts, given, values, None)
+        if directory is None or len(files) < MIN_FILES or python:
+            return _compiled(files, doubts, given, values, None, python=python)
         packs = PackDirectory(directory)
         recipe = Recipe(given, values)
         for file, found in zip(files, doubts, strict=True):
@@ -158,10 +174,12 @@ class RuleSet:
         path: str = "",
         field_maps: Iterable[str | Path | FieldMap] = (),
         placeholders: Mapping[str, Sequence[str]] | None = None,
+        python_rules: Iterable[PythonRule] = (),
     ) -> RuleSet:
         """Like :meth:`load` for YAML text at hand."""
         loader = _Loader(_maps(field_maps), placeholders or {})
         loader.take(parse_documents(text, path))
+        loader.take_python(_PythonSources(tuple(python_rules)))
         return loader.finish()
 
     @cached_property
@@ -225,10 +243,21 @@ class RuleSet:
         else:
             pieces = map(session.feed, _chunks(events))
         for piece in pieces:
-            for found in json.loads(piece):
+            for found in self.judges(json.loads(piece)):
                 if found["timestamp"] is None:
                     found["timestamp"] = 0
                 yield Detection.from_json(found)
+
+
+@dataclass(slots=True)
+class _PythonSources:
+    """Python rules to be taken: functions at hand, and files with whether they may be run."""
+
+    rules: tuple[PythonRule, ...] = ()
+    files: list[tuple[Path, bool]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.rules or self.files)
 
 
 def _content(file: Path, doubt: Doubt | None) -> bytes | RuleError:
@@ -241,6 +270,8 @@ def _compiled(
     field_maps: Iterable[str | Path | FieldMap],
     placeholders: Mapping[str, Sequence[str]],
     recipe: Recipe | None,
+    *,
+    python: _PythonSources | None = None,
 ) -> RuleSet:
     loader = _Loader(_maps(field_maps), placeholders)
     for file, doubt in zip(files, doubts, strict=True):
@@ -248,6 +279,8 @@ def _compiled(
         if recipe:
             recipe.source(str(file), content)
         loader.take(documents_in(content, str(file)))
+    if python:
+        loader.take_python(python)
     return loader.finish()
 
 
@@ -316,6 +349,41 @@ class _Loader:
         self._places: dict[str, Rule] = {}
         self._unusable: dict[str, RuleError] = {}
         self._finishing = False
+        self._runners: dict[str, Runner] = {}
+
+    def take_python(self, python: _PythonSources) -> None:
+        """Takes the functions, and imports the files in processes of their own."""
+        at_hand = {rule.id: rule for rule in python.rules}
+        for rule in python.rules:
+            self._take_python_rule(rule, InProcess(at_hand))
+        for file, allowed in python.files:
+            try:
+                self._take_python_file(file, allowed=allowed)
+            except RuleError as error:
+                self._refuse(error, "")
+
+    def _take_python_file(self, file: Path, *, allowed: bool) -> None:
+        if not allowed:
+            raise RuleError("Python files are not run from here", path=str(file), hint="name the file itself to run it")
+        doubt = setting_doubt(file)
+        if doubt is not None:
+            raise _not_ours(file, doubt)
+        worker = WorkerProcess(file)
+        rules = worker.rules()
+        if not rules:
+            worker.close()
+            raise RuleError("has no rules", path=str(file), hint="make one with @ironpost.rule(…)")
+        for rule in rules:
+            self._take_python_rule(rule, worker)
+
+    def _take_python_rule(self, rule: PythonRule, runner: Runner) -> None:
+        try:
+            made = self._compiler.rule(section_document(rule.document(), rule.path, rule.line))
+            self._add(replace(made, python=True, plan={**made.plan, "event": True}))
+        except RuleError as error:
+            self._refuse(error, rule.id)
+        else:
+            self._runners[rule.id] = runner
 
     def take(self, documents: Iterable[Document | RuleError]) -> None:
         for document in with_actions(documents):
@@ -354,7 +422,8 @@ class _Loader:
         self.take(self._unexpanded)
         self._apply_filters()
         self._resolve_correlations()
-        rules = RuleSet(tuple(self._rules), tuple(self._refused))
+        judges = Judges.of(self._runners.items())
+        rules = RuleSet(tuple(self._rules), tuple(self._refused), judges=judges)
         try:
             _ = rules.native
         except RuleError:
@@ -365,7 +434,7 @@ class _Loader:
                 if rule.kind == "correlation" and self._is_executable(rule, usable):
                     usable[rule.id] = rule
             self._rules = list(usable.values())
-            return RuleSet(tuple(self._rules), tuple(self._refused))
+            return RuleSet(tuple(self._rules), tuple(self._refused), judges=judges)
         return rules
 
     def _is_executable(self, rule: Rule, usable: Mapping[str, Rule] | None = None) -> bool:

@@ -45,6 +45,7 @@ class Rule:
         plan: What the engine executes.
         taxonomy: Whose field names the rule uses.
         warnings: What its author probably did not mean.
+        python: A function judges what the plan finds.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Rule:
     always_emit: bool = False
     taxonomy: str = "sigma"
     warnings: tuple[RuleWarning, ...] = ()
+    python: bool = False
     plan: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     mapper: FieldMapper | None = field(default=None, repr=False, compare=False)
 

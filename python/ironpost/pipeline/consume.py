@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ironpost.alerts import AlertLimiter, enriched
+from ironpost.detections import Judges
 from ironpost.errors import StorageError
 from ironpost.model import ContainerIdentity, Detection
 from ironpost.pipeline.health import Health, HealthBoard
@@ -58,13 +59,18 @@ class BatchSource(Protocol):
 
 @dataclass(slots=True)
 class ConsumerCounters:
-    """What went through; ``detections = new + duplicates + unreadable``."""
+    """What went through; ``detections = new + duplicates + unreadable + declined``.
+
+    Attributes:
+        declined: Taken back by Python rules: not confirmed, or the rule is disabled.
+    """
 
     batches: int = 0
     detections: int = 0
     new: int = 0
     duplicates: int = 0
     unreadable: int = 0
+    declined: int = 0
     alerts_opened: int = 0
     alerts_joined: int = 0
     decisions: int = 0
@@ -84,6 +90,7 @@ class Consumer:
         limiter: Which changes of alerts they, and the log, are told of.
         board: Shows a store that fails.
         on_decisions: Called after a commit that made decisions.
+        judges: The Python rules in use.
     """
 
     def __init__(
@@ -98,6 +105,7 @@ class Consumer:
         limiter: AlertLimiter,
         board: HealthBoard,
         on_decisions: Callable[[], None],
+        judges: Callable[[], Judges] = Judges,
     ) -> None:
         self._source = source
         self._store = store
@@ -108,6 +116,8 @@ class Consumer:
         self._limiter = limiter
         self._board = board
         self._on_decisions = on_decisions
+        self._judges = judges
+        self._disabled: dict[str, str] = {}
         self._waiting: Batch | None = None
         self._log = get_logger("ironpost.pipeline.consume")
         self._stored: set[str] = set()
@@ -133,7 +143,7 @@ class Consumer:
             self._waiting = None
 
     async def _take(self, batch: Batch) -> None:
-        detections = await self._complete(self._read(batch.detections))
+        detections = await self._complete(self._read(await self._judged(batch.detections)))
         unit = CommitUnit(detections, dict(batch.checkpoints), tuple(batch.windows))
         result = await self._commit(unit)
         self._source.acknowledge(batch.sequence)
@@ -145,10 +155,36 @@ class Consumer:
         if result.decisions:
             self._on_decisions()
 
-    def _read(self, data: bytes) -> list[Detection]:
+    async def _judged(self, data: bytes) -> list[Any]:
+        """What the engine found and, where a Python rule has the last word, that rule confirms."""
+        values: list[Any] = json.loads(data or b"[]")
+        self.counters.detections += len(values)
+        if not any(isinstance(value, dict) and "event" in value for value in values):
+            return values
+        judges = self._judges()
+        kept = await asyncio.to_thread(judges, values)
+        self.counters.declined += len(values) - len(kept)
+        self._tell_disabled({rule_id: health.disabled for rule_id, health in judges.health.items() if health.disabled})
+        return kept
+
+    def _tell_disabled(self, disabled: dict[str, str]) -> None:
+        for rule_id in self._disabled.keys() - disabled.keys():  # the rules were loaded anew
+            self._board.clear("log-pipeline", f"rule {rule_id}")
+        for rule_id in disabled.keys() - self._disabled.keys():
+            reason = disabled[rule_id]
+            self._log.error("python_rule_disabled", stage="processing", rule_id=rule_id, reason=reason)
+            self._board.report(
+                "log-pipeline",
+                f"rule {rule_id}",
+                Health.DEGRADED,
+                f"the Python rule {rule_id} is disabled: {reason}",
+                "mend its file; changed rules are loaded by themselves",
+            )
+        self._disabled = disabled
+
+    def _read(self, values: Iterable[Any]) -> list[Detection]:
         read: list[Detection] = []
-        for value in json.loads(data or b"[]"):
-            self.counters.detections += 1
+        for value in values:
             try:
                 read.append(Detection.from_json(value))
             except (AttributeError, KeyError, ValueError, TypeError) as error:

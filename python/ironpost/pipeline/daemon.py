@@ -208,6 +208,7 @@ class Daemon:
             limiter=self._limiter,
             board=self.board,
             on_decisions=self.response.wake,
+            judges=lambda: self.parts.rules.judges,
         )
         begun = await parts.start_engine(self.parts, self.store, self.board)
         consuming = self.supervisor.spawn("consumer", "log-pipeline", self.consumer.run)

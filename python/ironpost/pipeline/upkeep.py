@@ -70,7 +70,9 @@ class Reloader:
     async def _take_rules(self) -> None:
         try:
             packs = self._places.data_dir / "packs"
-            rules = await asyncio.to_thread(RuleSet.load, *self._places.rule_dirs, doubt=setting_doubt, cache=packs)
+            rules = await asyncio.to_thread(
+                RuleSet.load, *self._places.rule_dirs, doubt=setting_doubt, python_files=True, cache=packs
+            )
             known = {refused.path for refused in self._parts.rules.refused}
             broken = next((refused for refused in rules.refused if refused.path not in known), None)
             if broken is not None:
@@ -188,7 +190,7 @@ def fingerprint(directories: tuple[Path, ...]) -> Fingerprint:
                 facts = path.stat()
             except OSError:
                 continue
-            is_ours = path.suffix in {".yml", ".yaml", ".toml"}
+            is_ours = path.suffix in {".yml", ".yaml", ".toml", ".py"}
             if is_ours:
                 found.append((str(path), facts.st_mtime_ns, facts.st_size, facts.st_ino))
             if is_ours or stat.S_ISDIR(facts.st_mode):

@@ -235,3 +235,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_an_extractor_of_the_documents_lowers_to_the_plan_of_the_engine() -> None:
     [example] = blocks("yaml extractor")
     assert len(_core.Extractors(plan([parse_text(example.values[0].encode())]))) == 1
+
+
+@pytest.mark.parametrize("text", blocks("python example"))
+def test_python_examples_in_the_documents_run(text: str) -> None:
+    exec(compile(text, "example", "exec"), {"__name__": "example"})

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+import ironpost
 from ironpost.alerts import AlertLimiter
+from ironpost.detections import Judges, RuleSet
 from ironpost.errors import StorageError
 from ironpost.model import ContainerIdentity, Entity
 from ironpost.pipeline.consume import Consumer
@@ -58,7 +60,7 @@ def board():
     return board
 
 
-def consumer(engine, store, board, *, identify=None, publisher=None, limiter=None):
+def consumer(engine, store, board, *, identify=None, publisher=None, limiter=None, judges=Judges):
     return Consumer(
         engine,
         store,
@@ -69,6 +71,7 @@ def consumer(engine, store, board, *, identify=None, publisher=None, limiter=Non
         limiter=limiter or AlertLimiter(clock=FixedClock(), window_seconds=60, repeats_per_rule=3),
         board=board,
         on_decisions=lambda: None,
+        judges=judges,
     )
 
 
@@ -191,3 +194,20 @@ async def test_each_container_is_looked_up_once_per_batch(store, board):
     await consumer(FakeEngine(batch(1, *found)), store, board, identify=identify).run()
     assert asked == ["a" * 64, "b" * 64]
     assert {alert.container.name for alert in store.alerts()} == {"name of a", "name of b"}
+
+
+async def test_a_python_rule_has_the_last_word_and_is_named_when_it_is_disabled(store, board):
+    rule = ironpost.rule(
+        id="p", title="t", prefilter={"s": {"a": "x"}, "condition": "s"}, logsource={"product": "test"}
+    )
+    rules = RuleSet.from_text("", python_rules=[rule(lambda event: event["a"] != "n")])
+    found = [
+        {**detection(index).to_json(), "rule_id": "p", "event": json.dumps({"a": value} if value else {})}
+        for index, value in enumerate(["x", "n", *[""] * 10, "x"])
+    ]
+    taken = consumer(FakeEngine(FakeBatch(1, json.dumps(found).encode())), store, board, judges=lambda: rules.judges)
+    await taken.run()
+    assert (taken.counters.detections, taken.counters.new, taken.counters.declined) == (13, 1, 12)
+    assert store.alerts()[0].rule_id == "p"
+    fault = board.faults("log-pipeline")["rule p"]
+    assert "raised 10 exceptions, the last KeyError: 'a'" in fault.reason
