@@ -280,6 +280,20 @@ impl EventBatch {
         Ok(Span { start: start as u32, len: bytes.len() as u32 })
     }
 
+    /// Appends what `write` appends to the buffer, at most `most` bytes, and says where it is.
+    pub(crate) fn append_with(
+        &mut self,
+        most: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Span, BatchError> {
+        let start = self.buffer.len();
+        if start + most > u32::MAX as usize {
+            return Err(BatchError("4 GiB of bytes"));
+        }
+        write(&mut self.buffer);
+        Ok(Span { start: start as u32, len: (self.buffer.len() - start) as u32 })
+    }
+
     /// The bytes of a span.
     pub fn slice(&self, span: Span) -> &[u8] {
         &self.buffer[span.range()]

@@ -90,19 +90,20 @@ static_fields! {
 
 /// An immutable list of known field names (ECS dotted names and the names rules use).
 ///
-/// Begins with [`STATIC_FIELDS`], whose ids are the constants of [`ecs`]. Built once when rules and
+/// Begins with [`STATIC_FIELDS`], whose ids are the constants of [`ecs`], and the keys that the parser of JSON knows. Built once when rules and
 /// extractors are compiled; batches and rule sets that share the same `Arc` agree about ids. At most
 /// 65,534 names; later ones stay unregistered.
 #[derive(Debug)]
 pub struct FieldTable {
     names: Vec<Box<str>>,
-    ids: FxHashMap<Box<str>, FieldId>,
+    ids: FxHashMap<Box<[u8]>, FieldId>,
 }
 
 impl Default for FieldTable {
     fn default() -> Self {
         let mut table = Self { names: Vec::new(), ids: FxHashMap::default() };
         table.extend(STATIC_FIELDS);
+        table.extend(crate::parser::well_known_keys());
         table
     }
 }
@@ -126,25 +127,32 @@ impl FieldTable {
     {
         for name in names {
             let name = name.as_ref();
-            if self.ids.contains_key(name) || self.names.len() >= usize::from(u16::MAX) - 1 {
+            if self.ids.contains_key(name.as_bytes()) || self.names.len() >= usize::from(u16::MAX) - 1 {
                 continue;
             }
             let id = FieldId(self.names.len() as u16);
             self.names.push(name.into());
-            self.ids.insert(name.into(), id);
+            self.ids.insert(name.as_bytes().into(), id);
         }
     }
 
     /// The id of a name, if the table knows it.
     pub fn id(&self, name: &str) -> Option<FieldId> {
+        self.id_of(name.as_bytes())
+    }
+
+    /// The same for a name that need not be text.
+    fn id_of(&self, name: &[u8]) -> Option<FieldId> {
         self.ids.get(name).copied()
     }
 
     /// The id of a name as an event spells it: with or without the blanks that rules leave out (`SAM User Account` is
     /// `SAMUserAccount` to them).
     pub fn find(&self, name: &[u8]) -> Option<FieldId> {
-        let name = std::str::from_utf8(name).ok()?;
-        self.id(name).or_else(|| if name.contains(' ') { self.id(&name.replace(' ', "")) } else { None })
+        self.id_of(name).or_else(|| {
+            let name = std::str::from_utf8(name).ok().filter(|name| name.contains(' '))?;
+            self.id(&name.replace(' ', ""))
+        })
     }
 
     /// The name of an id; empty for [`FieldId::UNREGISTERED`] and ids of another table.
@@ -177,7 +185,7 @@ mod tests {
         let table = FieldTable::new(["Image", "source.ip"]);
         assert_eq!(table.id("source.ip"), Some(ecs::SOURCE_IP));
         assert_eq!(table.name(ecs::IRONPOST_URL_DECODED), "ironpost.url.decoded");
-        assert_eq!(table.id("Image"), Some(FieldId(STATIC_FIELDS.len() as u16)));
-        assert_eq!(table.len(), STATIC_FIELDS.len() + 1);
+        assert_eq!(table.id("Image"), Some(FieldId(table.len() as u16 - 1)));
+        assert_eq!(table.len(), FieldTable::default().len() + 1);
     }
 }

@@ -39,6 +39,31 @@ pub(crate) enum JsonError {
     Full,
 }
 
+const LOW_BITS: u64 = 0x0101_0101_0101_0101;
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// The high bit of every byte of `word` that is `byte`; bytes above the lowest one found may be wrong.
+fn bytes_equal(word: u64, byte: u8) -> u64 {
+    let difference = word ^ (LOW_BITS * u64::from(byte));
+    difference.wrapping_sub(LOW_BITS) & !difference & HIGH_BITS
+}
+
+/// Where the first of two bytes stands from `at` on. Strings of logs are short: eight bytes at a time are quicker than a
+/// search that has to be set up.
+fn next_of(text: &[u8], at: usize, one: u8, other: u8) -> Option<usize> {
+    let rest = text.get(at..)?;
+    let (words, _) = rest.as_chunks::<8>();
+    for (index, bytes) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*bytes);
+        let found = bytes_equal(word, one) | bytes_equal(word, other);
+        if found != 0 {
+            return Some(at + index * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let done = words.len() * 8;
+    rest[done..].iter().position(|&byte| byte == one || byte == other).map(|found| at + done + found)
+}
+
 struct Reader<'a> {
     text: &'a [u8],
     at: usize,
@@ -69,8 +94,7 @@ impl<'a> Reader<'a> {
         let start = self.at;
         let mut escaped = false;
         loop {
-            let rest = self.text.get(self.at..).ok_or(JsonError::Syntax)?;
-            self.at += memchr::memchr2(b'"', b'\\', rest).ok_or(JsonError::Syntax)?;
+            self.at = next_of(self.text, self.at, b'"', b'\\').ok_or(JsonError::Syntax)?;
             if self.text[self.at] == b'"' {
                 self.at += 1;
                 return Ok((&self.text[start..self.at - 1], escaped));
@@ -157,13 +181,16 @@ struct Level {
     name: usize,
 }
 
+/// The dotted name of a leaf; `Some` of the text's own bytes when it stands there as it is.
+pub(crate) type InText<'a> = Option<&'a [u8]>;
+
 /// Calls `each` with dotted name and value for every leaf of the object that `text` is, in order.
 ///
 /// Array elements repeat the array's name. Duplicate keys are reported as often as they occur. An object is reported
 /// before what stands in it (of an array's objects the first), an empty array instead.
 pub(crate) fn walk<'a>(
     text: &'a [u8],
-    mut each: impl FnMut(&[u8], Leaf<'a>) -> Result<(), JsonError>,
+    mut each: impl FnMut(&[u8], InText<'a>, Leaf<'a>) -> Result<(), JsonError>,
 ) -> Result<(), JsonError> {
     if text.len() > MAX_BYTES {
         return Err(JsonError::TooLong);
@@ -176,7 +203,7 @@ pub(crate) fn walk<'a>(
     reader.eat(b'{')?;
     levels.push(Level { object: true, name: 0 });
     let mut first = true;
-    let mut report = |name: &[u8], leaf| {
+    let mut report = |name: &[u8], plain: InText<'a>, leaf| {
         leaves += 1;
         names += name.len();
         if leaves > MAX_LEAVES {
@@ -185,7 +212,7 @@ pub(crate) fn walk<'a>(
         if names > MAX_NAMES {
             return Err(JsonError::NamesTooLong);
         }
-        each(name, leaf)
+        each(name, plain, leaf)
     };
     while let Some(level) = levels.last() {
         let (object, base) = (level.object, level.name);
@@ -203,15 +230,16 @@ pub(crate) fn walk<'a>(
         }
         let leads = first;
         first = false;
+        let mut plain = None;
         if object {
             let (key, escaped) = reader.string()?;
-            if base > 0 {
-                name.push(b'.');
-            }
-            if escaped {
-                unescape(key, &mut name);
+            if base == 0 && !escaped {
+                plain = Some(key);
             } else {
-                name.extend_from_slice(key);
+                if base > 0 {
+                    name.push(b'.');
+                }
+                unescape(key, &mut name);
             }
             reader.skip_space();
             reader.eat(b':')?;
@@ -223,17 +251,20 @@ pub(crate) fn walk<'a>(
                     return Err(JsonError::TooDeep);
                 }
                 reader.at += 1;
+                if let Some(key) = plain {
+                    name.extend_from_slice(key);
+                }
                 reader.skip_space();
                 let empty = open == b'[' && reader.peek() == Some(b']');
                 if empty || (open == b'{' && (object || leads)) {
-                    report(&name, Leaf::Container)?;
+                    report(&name, plain, Leaf::Container)?;
                 }
                 levels.push(Level { object: open == b'{', name: name.len() });
                 first = true;
             }
             _ => {
                 let leaf = reader.leaf()?;
-                report(&name, leaf)?;
+                report(plain.unwrap_or(&name), plain, leaf)?;
             }
         }
     }
@@ -243,39 +274,113 @@ pub(crate) fn walk<'a>(
 
 /// Appends the content of a JSON string without its escapes. A lone surrogate becomes U+FFFD.
 pub(crate) fn unescape(content: &[u8], out: &mut Vec<u8>) {
-    let mut rest = content;
-    while let Some(at) = memchr::memchr(b'\\', rest) {
-        out.extend_from_slice(&rest[..at]);
-        let escape = rest.get(at + 1).copied().unwrap_or(b'\\');
-        rest = rest.get(at + 2..).unwrap_or_default();
-        let simple = match escape {
-            b'b' => 0x08,
-            b'f' => 0x0c,
-            b'n' => b'\n',
-            b'r' => b'\r',
-            b't' => b'\t',
-            b'u' => {
-                let high = hex4(rest);
-                rest = rest.get(4..).unwrap_or_default();
-                let mut scalar = char::from_u32(high);
-                if (0xd800..0xdc00).contains(&high)
-                    && let Some(after) = rest.strip_prefix(b"\\u")
-                    && (0xdc00..0xe000).contains(&hex4(after))
-                {
-                    scalar = char::from_u32(0x10000 + ((high - 0xd800) << 10) + (hex4(after) - 0xdc00));
-                    rest = after.get(4..).unwrap_or_default();
-                }
-                let mut buffer = [0; 4];
-                out.extend_from_slice(scalar.unwrap_or('\u{fffd}').encode_utf8(&mut buffer).as_bytes());
+    let begin = out.len();
+    // Nothing becomes longer; what is copied eight bytes at a time may need room for seven more.
+    out.resize(begin + content.len() + 8, 0);
+    let (mut from, mut to) = (0, begin);
+    while from < content.len() {
+        if let Some(bytes) = content.get(from..from + 8).and_then(|bytes| <[u8; 8]>::try_from(bytes).ok()) {
+            out[to..to + 8].copy_from_slice(&bytes);
+            let found = bytes_equal(u64::from_le_bytes(bytes), b'\\');
+            let plain = found.trailing_zeros() as usize / 8;
+            from += plain;
+            to += plain;
+            if found == 0 {
                 continue;
             }
-            other => other,
+        } else if content[from] != b'\\' {
+            out[to] = content[from];
+            from += 1;
+            to += 1;
+            continue;
+        }
+        let simple = match content.get(from + 1) {
+            Some(b'b') => 0x08,
+            Some(b'f') => 0x0c,
+            Some(b'n') => b'\n',
+            Some(b'r') => b'\r',
+            Some(b't') => b'\t',
+            Some(b'u') => {
+                let (character, length) = unicode(&content[from + 2..]);
+                from += 2 + length;
+                to += character.encode_utf8(&mut out[to..to + 4]).len();
+                continue;
+            }
+            Some(&other) => other,
+            None => b'\\',
         };
-        out.push(simple);
+        out[to] = simple;
+        from += 2;
+        to += 1;
     }
-    out.extend_from_slice(rest);
+    out.truncate(to);
+}
+
+/// The character that four hexadecimal digits stand for, with a low surrogate's escape behind them if need be, and how many
+/// bytes were read.
+fn unicode(digits: &[u8]) -> (char, usize) {
+    let high = hex4(digits);
+    let after = digits.get(4..).unwrap_or_default();
+    if (0xd800..0xdc00).contains(&high)
+        && let Some(after) = after.strip_prefix(b"\\u")
+        && (0xdc00..0xe000).contains(&hex4(after))
+    {
+        let scalar = char::from_u32(0x10000 + ((high - 0xd800) << 10) + (hex4(after) - 0xdc00));
+        return (scalar.unwrap_or('\u{fffd}'), 10.min(digits.len()));
+    }
+    (char::from_u32(high).unwrap_or('\u{fffd}'), 4.min(digits.len()))
 }
 
 fn hex4(bytes: &[u8]) -> u32 {
     bytes.iter().take(4).fold(0, |sum, &byte| sum << 4 | (byte as char).to_digit(16).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        /// serde_json is the arbiter: what it reads we read alike, with any blanks in front to shift the eight-byte steps.
+        #[test]
+        fn strings_are_read_as_serde_json_reads_them(
+            text in "[ -~\\\\\"\u{e9}\u{1F600}\n\u{1}]{0,40}", ascii in any::<bool>(), blanks in 0usize..9
+        ) {
+            let mut json = serde_json::to_string(&text).unwrap_or_default();
+            if ascii {
+                json = json.chars().map(|c| if c.is_ascii() { c.to_string() } else {
+                    c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04X}")).collect()
+                }).collect();
+            }
+            let record = format!("{}{{\"k\":{json},\"l\":[{json}]}}", " ".repeat(blanks));
+            let mut found = Vec::new();
+            let walked = walk(record.as_bytes(), |name, _, leaf| {
+                let Leaf::Text(content, escaped) = leaf else { return Err(JsonError::Syntax) };
+                let mut out = b"x".to_vec();
+                if escaped { unescape(content, &mut out) } else { out.extend_from_slice(content) }
+                found.push((name.to_vec(), out));
+                Ok(())
+            });
+            let wanted = [b"x", text.as_bytes()].concat();
+            prop_assert_eq!(walked, Ok(()));
+            prop_assert_eq!(found, vec![(b"k".to_vec(), wanted.clone()), (b"l".to_vec(), wanted)]);
+        }
+    }
+
+    #[test]
+    fn a_surrogate_alone_becomes_the_replacement_character() {
+        for (content, plain) in [
+            (r"\ud800", "\u{fffd}"),
+            (r"\ud800x", "\u{fffd}x"),
+            (r"\ud800\ud800", "\u{fffd}\u{fffd}"),
+            (r"\udc00a\n", "\u{fffd}a\n"),
+            (r"\ud83d\ude00!", "\u{1F600}!"),
+        ] {
+            let mut out = Vec::new();
+            unescape(content.as_bytes(), &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), plain, "{content}");
+        }
+    }
 }

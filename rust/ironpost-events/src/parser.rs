@@ -16,6 +16,8 @@ mod objects;
 mod row;
 
 pub use format::{Format, FormatError};
+use objects::Roles;
+pub(crate) use objects::well_known_keys;
 use row::Row;
 
 /// Bytes a batch keeps free for what one record may add to itself.
@@ -119,6 +121,7 @@ pub struct Parser {
     pool: Pool,
     bound: Vec<Vec<Bound>>,
     web: [Cell; 2],
+    roles: Roles,
 }
 
 impl fmt::Debug for Parser {
@@ -145,6 +148,7 @@ impl Parser {
             pool,
             bound,
             web,
+            roles: Roles::new(&fields),
             fields,
         }
     }

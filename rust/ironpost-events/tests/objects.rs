@@ -120,7 +120,7 @@ fn an_event_cannot_claim_facts_of_its_source() {
     };
     let mut bench = Bench::with_facts(Format::Auto, &facts);
     let row = bench.json(
-        br#"{"container":{"id":"fake"},"ironpost":{"trust":"host"},"ironpost.trust":"host","message":"x"}"#,
+        br#"{"container":{"id":"fake"},"ironpost":{"trust":"host"},"ironpost.trust":"host","ironpost. trust":"host","container. id":"fake","message":"x"}"#,
     );
     check(&row, &json!({"container.id": "real", "ironpost.trust": "container", "message": "x"}));
     let inner = r#"{"log":"{\"container.id\":\"fake\",\"message\":\"x\"}\n","stream":"stdout","time":"2026-10-11T22:14:15.5Z"}"#;

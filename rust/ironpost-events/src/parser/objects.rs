@@ -1,43 +1,107 @@
 //! JSON objects as rows: events of applications, journald, and Docker's log files.
 
 use super::{MAX_REPEAT, Parser, Row, SLOT_WEB, within};
-use crate::batch::{BatchError, Span, ValueKind};
-use crate::fields::{FieldId, ecs};
+use crate::batch::{BatchError, Cell, Span, ValueKind};
+use crate::fields::{FieldId, FieldTable, ecs};
 use crate::json::{self, JsonError, Leaf};
 use crate::time::{epoch, rfc3339};
 
 /// Keys that mean the same, best first; the best one present is used.
-const MESSAGE_KEYS: &[&[u8]] = &[b"message", b"msg", b"MESSAGE", b"log"];
-const TIME_KEYS: &[&[u8]] = &[
-    b"@timestamp",
-    b"timestamp",
-    b"time",
-    b"ts",
-    b"_SOURCE_REALTIME_TIMESTAMP",
-    b"__REALTIME_TIMESTAMP",
-    b"UtcTime",
-    b"EventTime",
-    b"eventTime",
-    b"Event.System.TimeCreated.#attributes.SystemTime",
-    b"datetime",
+const MESSAGE: [&str; 4] = ["message", "msg", "MESSAGE", "log"];
+const TIME: [&str; 11] = [
+    "@timestamp",
+    "timestamp",
+    "time",
+    "ts",
+    "_SOURCE_REALTIME_TIMESTAMP",
+    "__REALTIME_TIMESTAMP",
+    "UtcTime",
+    "EventTime",
+    "eventTime",
+    "Event.System.TimeCreated.#attributes.SystemTime",
+    "datetime",
 ];
-const HOST_KEYS: &[&[u8]] = &[b"host.hostname", b"host", b"hostname", b"host.name", b"_HOSTNAME"];
-const PROGRAM_KEYS: &[&[u8]] = &[b"process.name", b"process", b"program", b"SYSLOG_IDENTIFIER", b"_COMM"];
-const PID_KEYS: &[&[u8]] = &[b"process.pid", b"pid", b"SYSLOG_PID", b"_PID"];
-const LEVEL_KEYS: &[&[u8]] = &[b"log.level", b"level", b"severity"];
+const HOST: [&str; 5] = ["host.hostname", "host", "hostname", "host.name", "_HOSTNAME"];
+const PROGRAM: [&str; 5] = ["process.name", "process", "program", "SYSLOG_IDENTIFIER", "_COMM"];
+const PID: [&str; 4] = ["process.pid", "pid", "SYSLOG_PID", "_PID"];
+const LEVEL: [&str; 3] = ["log.level", "level", "severity"];
+/// Keys that mean something else, each by itself.
+const OTHERS: [(&str, Means); 5] = [
+    ("event.repeat", Means::Repeat),
+    ("event.original", Means::Original),
+    ("event.action", Means::Action),
+    ("event.category", Means::Category),
+    ("event.format", Means::Format),
+];
+
+/// What a key of an object means to the parser.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Means {
+    #[default]
+    Nothing,
+    Message,
+    Time,
+    Host,
+    Program,
+    Pid,
+    Level,
+    Repeat,
+    Original,
+    Action,
+    Category,
+    Format,
+}
+
+fn roles() -> impl Iterator<Item = (&'static str, Means, u8)> {
+    let lists: [(&'static [&'static str], Means); 6] = [
+        (&MESSAGE, Means::Message),
+        (&TIME, Means::Time),
+        (&HOST, Means::Host),
+        (&PROGRAM, Means::Program),
+        (&PID, Means::Pid),
+        (&LEVEL, Means::Level),
+    ];
+    let lists = lists
+        .into_iter()
+        .flat_map(|(keys, means)| keys.iter().enumerate().map(move |(rank, key)| (*key, means, rank as u8)));
+    lists.chain(OTHERS.into_iter().map(|(key, means)| (key, means, 0)))
+}
+
+/// Every key that the parser itself looks at; field tables know them all.
+pub(crate) fn well_known_keys() -> impl Iterator<Item = &'static str> {
+    roles().map(|(key, _, _)| key)
+}
+
+/// What keys mean and their rank among keys of the same meaning, by field id.
+#[derive(Debug)]
+pub(super) struct Roles(Vec<(Means, u8)>);
+
+impl Roles {
+    pub(super) fn new(fields: &FieldTable) -> Self {
+        let mut by_id = vec![(Means::Nothing, 0); fields.len()];
+        for (key, means, rank) in roles() {
+            if let Some(id) = fields.id(key) {
+                by_id[usize::from(id.0)] = (means, rank);
+            }
+        }
+        Self(by_id)
+    }
+
+    fn of(&self, field: FieldId) -> (Means, u8) {
+        self.0.get(usize::from(field.0)).copied().unwrap_or_default()
+    }
+}
 
 /// The best value seen so far of a list of keys.
 #[derive(Clone, Copy, Default)]
 struct Best {
-    rank: usize,
+    rank: u8,
     value: Option<(ValueKind, Span)>,
 }
 
 impl Best {
-    fn offer(&mut self, keys: &[&[u8]], name: &[u8], kind: ValueKind, span: Span) {
-        if let Some(rank) = keys.iter().position(|key| *key == name)
-            && (self.value.is_none() || rank < self.rank)
-        {
+    fn offer(&mut self, rank: u8, kind: ValueKind, span: Span) {
+        if self.value.is_none() || rank < self.rank {
             *self = Self { rank, value: Some((kind, span)) };
         }
     }
@@ -60,53 +124,60 @@ impl Parser {
         // An event that already names its action was taken apart before: by us, or by whoever sent it.
         let (mut taken_apart, mut web) = (false, false);
         let mut repeat = 1;
-        let mut plain = Vec::new();
-        let walked = json::walk(text, |name, leaf| {
-            // Facts of the source and our own verdicts can't be claimed by the text of an event.
-            if name.starts_with(b"ironpost.trust")
-                || name == b"event.format"
-                || row.facts.names.iter().any(|fact| fact.as_bytes() == name)
+        let walked = json::walk(text, |name, in_text, leaf| {
+            let field = self.fields.find(name).unwrap_or(FieldId::UNREGISTERED);
+            let (means, rank) = self.roles.of(field);
+            // Facts of the source and our own verdicts can't be claimed by the text of an event, however it is spelled.
+            let known =
+                if field == FieldId::UNREGISTERED { name } else { self.fields.name(field).as_bytes() };
+            if means == Means::Format
+                || known.starts_with(b"ironpost.trust")
+                || row.facts.names.iter().any(|fact| fact.as_bytes() == known)
             {
                 return Ok(());
             }
             let (kind, span) = match leaf {
                 Leaf::Text(content, true) => {
-                    plain.clear();
-                    json::unescape(content, &mut plain);
-                    (ValueKind::Text, row.batch.append(&plain).map_err(|_| JsonError::Full)?)
+                    let appended =
+                        row.batch.append_with(content.len() + 8, |buffer| json::unescape(content, buffer));
+                    (ValueKind::Text, appended.map_err(|_| JsonError::Full)?)
                 }
                 Leaf::Text(content, false) => (ValueKind::Text, within(text, content, base)),
                 Leaf::Integer(number) => (ValueKind::Integer, within(text, number, base)),
                 Leaf::Float(number) => (ValueKind::Float, within(text, number, base)),
                 Leaf::Bool(word) => (ValueKind::Bool, within(text, word, base)),
                 Leaf::Null => (ValueKind::Null, Span { start: base, len: 0 }),
-                Leaf::Container => {
-                    let nothing = Span { start: base, len: 0 };
-                    return self
-                        .push_named(name, ValueKind::Container, nothing, row)
-                        .map_err(|_| JsonError::Full);
-                }
+                Leaf::Container => (ValueKind::Container, Span { start: base, len: 0 }),
             };
-            if name == b"event.repeat" {
-                if let Leaf::Integer(digits) = leaf {
-                    repeat = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+            let is_text = kind == ValueKind::Text;
+            let is_time = is_text || matches!(kind, ValueKind::Integer | ValueKind::Float);
+            match means {
+                _ if kind == ValueKind::Container => {}
+                Means::Message if is_text => message.offer(rank, kind, span),
+                Means::Host if is_text => host.offer(rank, kind, span),
+                Means::Program if is_text => program.offer(rank, kind, span),
+                Means::Level if is_text => level.offer(rank, kind, span),
+                Means::Time if is_time => time.offer(rank, kind, span),
+                Means::Pid if is_time => pid.offer(rank, kind, span),
+                Means::Repeat => {
+                    if let Leaf::Integer(digits) = leaf {
+                        repeat =
+                            std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+                    }
+                    return Ok(());
                 }
-                return Ok(());
+                Means::Original => original = true,
+                Means::Action => taken_apart = true,
+                Means::Category => web |= matches!(leaf, Leaf::Text(b"web", _)),
+                _ => {}
             }
-            original |= name == b"event.original";
-            taken_apart |= name == b"event.action";
-            web |= name == b"event.category" && matches!(leaf, Leaf::Text(b"web", _));
-            if kind == ValueKind::Text {
-                message.offer(MESSAGE_KEYS, name, kind, span);
-                host.offer(HOST_KEYS, name, kind, span);
-                program.offer(PROGRAM_KEYS, name, kind, span);
-                level.offer(LEVEL_KEYS, name, kind, span);
-            }
-            if matches!(kind, ValueKind::Text | ValueKind::Integer | ValueKind::Float) {
-                time.offer(TIME_KEYS, name, kind, span);
-                pid.offer(PID_KEYS, name, kind, span);
-            }
-            self.push_named(name, kind, span, row).map_err(|_| JsonError::Full)
+            let name = match in_text {
+                _ if field != FieldId::UNREGISTERED => Span::default(),
+                Some(name) => within(text, name, base),
+                None => row.batch.append(name).map_err(|_| JsonError::Full)?,
+            };
+            row.batch.push_cell(Cell { field, kind, name, value: span });
+            Ok(())
         });
         match walked {
             Ok(()) => {}
@@ -124,13 +195,15 @@ impl Parser {
         row.format = "json";
         row.repeat = repeat.clamp(1, MAX_REPEAT);
         if let Some((kind, span)) = time.value {
-            let text = row.batch.slice(span).to_vec();
+            let mut zones = row.batch.zone_cache;
+            let text = row.batch.slice(span);
             row.timestamp = match kind {
-                ValueKind::Text => rfc3339(&text, false, &self.completion, &mut row.batch.zone_cache)
+                ValueKind::Text => rfc3339(text, false, &self.completion, &mut zones)
                     .filter(|stamp| stamp.len == text.len())
-                    .map_or_else(|| epoch(&text), |stamp| stamp.nanos),
-                _ => epoch(&text),
+                    .map_or_else(|| epoch(text), |stamp| stamp.nanos),
+                _ => epoch(text),
             };
+            row.batch.zone_cache = zones;
         }
         if !original {
             row.push(ecs::EVENT_ORIGINAL, ValueKind::Text, whole);
@@ -167,7 +240,7 @@ impl Parser {
     /// The time is the engine's, not the one a container wrote into its text.
     pub(super) fn docker(&self, text: &[u8], base: u32, row: &mut Row<'_>) -> Result<bool, BatchError> {
         let (mut log, mut stream, mut time) = (None, None, None);
-        let walked = json::walk(text, |name, leaf| match (name, leaf) {
+        let walked = json::walk(text, |name, _, leaf| match (name, leaf) {
             (b"log", Leaf::Text(content, escaped)) if log.is_none() => {
                 log = Some((content, escaped));
                 Ok(())
