@@ -28,7 +28,7 @@ from ironpost.detections.field_maps import FieldMap, FieldMapper, FieldMaps
 from ironpost.detections.lowering import Lowering
 from ironpost.detections.regexes import RegexCheck
 from ironpost.detections.sigma import ENTITY_FIELDS, Rule
-from ironpost.detections.values import Modifiers, tests_of
+from ironpost.detections.values import Modifiers, Test, tests_of
 from ironpost.errors import RuleError
 from ironpost.model import Severity
 
@@ -221,7 +221,7 @@ class _ShortForm:
         value = item.get("value", item.get("values"))
         names = _OPERATORS[operator]
         modifiers = Modifiers.parse(
-            [*names, "cased"] if names in {(), ("contains",), ("startswith",), ("endswith",)} else names
+            [*names, "cased"] if names in {(), ("neq",), ("contains",), ("startswith",), ("endswith",)} else names
         )
         parts = []
         for one in value if isinstance(value, list) else [value]:
@@ -239,7 +239,11 @@ class _ShortForm:
         if not parts:
             raise self._fail("a list of values can't be empty", item, "value")
         found: Expression = parts[0] if len(parts) == 1 else {"or": parts}
-        return {"not": found} if modifiers.neq else found
+        if not modifiers.neq:
+            return found
+        # In this form a field that is missing never fits, not even as different.
+        there = self._lowering._atom(field, Test("exists", value=True))  # noqa: SLF001 - as above
+        return {"and": [there, {"not": found}]}
 
     def _threshold(self, detection: Section, base_id: str) -> dict[str, Any]:
         threshold = detection["threshold"]
@@ -250,6 +254,8 @@ class _ShortForm:
         if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= 1_000_000_000:
             raise self._fail("count is a positive integer", threshold, "count")
         key = "timeframe_secs" if "timeframe_secs" in threshold else "timeframe"
+        if "timeframe_secs" in threshold and "timeframe" in threshold:
+            raise self._fail("timeframe_secs and timeframe mean the same, give one of them", threshold, "timeframe")
         seconds = threshold.get(key)
         if isinstance(seconds, str) and seconds[-1:] in {"s", "m", "h", "d"} and seconds[:-1].isdigit():
             seconds = int(seconds[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[seconds[-1]]
