@@ -208,7 +208,8 @@ fn an_attack_that_goes_on_is_counted_to_the_end_in_few_reports() {
     let entities: Vec<&str> = found.iter().map(|one| one.entity.as_ref().unwrap().value.as_str()).collect();
     assert!(entities.iter().all(|entity| *entity == "192.0.2.1"));
     let mut ids: Vec<&str> = found.iter().map(|one| one.id.as_str()).collect();
-    (ids.sort_unstable(), ids.dedup());
+    ids.sort_unstable();
+    ids.dedup();
     assert_eq!(ids.len(), found.len());
     assert!(found.iter().all(|one| one.trace_id == found[0].trace_id));
     run.correlator.report_quiet((DAY + 9999) * SECOND, &mut found);
