@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ironpost.detections.documents import Document, read_documents, refuse_unknown_keys
 from ironpost.errors import RuleError
 
 PARTS = ("product", "category", "service")
 """The parts of a log source."""
-_KEYS = frozenset({"name", "description", "taxonomy", "logsource", "reads", "fields"})
+_KEYS = frozenset({"name", "description", "taxonomy", "logsource", "reads", "fields", "forms"})
+
+Entry: TypeAlias = "str | tuple[str, ...]"
+"""An event field, or several that are looked at together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +27,16 @@ class FieldMap:
     Attributes:
         logsource: What a rule's log source must say for the map to apply; per part the accepted words.
         reads: Which log sources of events such a rule really reads, where that differs; ``None`` for a part means any.
-        fields: Rule field to the event fields that carry it, besides the rule's own name.
+        fields: Rule field to the event fields that carry it, besides the rule's own name; the first present counts.
+        forms: How a name without a dot is also written in events, ``{}`` standing for the name.
         taxonomy: Whose field names these are; a rule's ``taxonomy`` chooses.
     """
 
     name: str
     logsource: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reads: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
-    fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fields: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
+    forms: tuple[str, ...] = ()
     taxonomy: str = "sigma"
 
     def applies_to(self, logsource: Mapping[str, str]) -> bool:
@@ -40,18 +46,44 @@ class FieldMap:
 
 @dataclass(frozen=True, slots=True)
 class FieldMapper:
-    """All maps that apply to one log source, merged; later maps add to earlier ones."""
+    """All maps that apply to one log source, merged; earlier maps come first."""
 
-    fields: Mapping[str, tuple[str, ...]]
+    fields: Mapping[str, tuple[Entry, ...]]
     reads: Mapping[str, tuple[str, ...] | None]
+    forms: tuple[str, ...] = ()
 
     def targets(self, name: str) -> tuple[str, ...]:
-        """Returns every event field that may carry the rule's field, the rule's own name first."""
-        return (name, *(target for target in self.fields.get(name, ()) if target != name))
+        """Returns every event field that may carry the rule's field, in the engine's order; the own name is first."""
+        targets: list[str] = []
+        for entry in (name, *self.fields.get(name, ())):
+            if isinstance(entry, tuple):
+                targets += entry
+            else:
+                targets.append(entry)
+                if "." not in entry:
+                    targets += [form.replace("{}", entry) for form in self.forms]
+        return tuple(dict.fromkeys(targets))
+
+    @classmethod
+    def from_plan(cls, made: Mapping[str, Any]) -> FieldMapper:
+        """Reads what :meth:`plan` wrote; what rules of the map read is said by their own plans."""
+        fields = {
+            name: tuple(tuple(entry) if isinstance(entry, list) else entry for entry in entries)
+            for name, entries in made["fields"].items()
+        }
+        return cls(fields, {}, tuple(made["forms"]))
+
+    def plan(self) -> dict[str, Any]:
+        """Returns the map as the plan has it."""
+        fields = {
+            name: [name, *(list(entry) if isinstance(entry, tuple) else entry for entry in entries if entry != name)]
+            for name, entries in self.fields.items()
+        }
+        return {"fields": fields, "forms": list(self.forms)}
 
 
 class FieldMaps:
-    """The maps in use."""
+    """The maps in use; of two that apply to a log source the earlier has precedence."""
 
     def __init__(self, maps: Sequence[FieldMap]) -> None:
         self._maps = tuple(maps)
@@ -63,20 +95,26 @@ class FieldMaps:
         key = (taxonomy, *(logsource.get(part, "") for part in PARTS))
         found = self._mappers.get(key)
         if found is None:
-            fields: dict[str, tuple[str, ...]] = {}
+            fields: dict[str, tuple[Entry, ...]] = {}
             reads: dict[str, tuple[str, ...] | None] = {}
+            forms: dict[str, None] = {}
             for mapping in self._maps:
-                if mapping.applies_to(logsource):
-                    for name, targets in mapping.fields.items() if mapping.taxonomy == taxonomy else ():
-                        fields[name] = tuple(dict.fromkeys((*fields.get(name, ()), *targets)))
-                    reads.update(mapping.reads)
-            found = self._mappers[key] = FieldMapper(fields, reads)
+                if not mapping.applies_to(logsource):
+                    continue
+                for part, words in mapping.reads.items():
+                    reads.setdefault(part, words)
+                if mapping.taxonomy == taxonomy:
+                    forms.update(dict.fromkeys(mapping.forms))
+                    for name, entries in mapping.fields.items():
+                        fields[name] = tuple(dict.fromkeys((*fields.get(name, ()), *entries)))
+            found = self._mappers[key] = FieldMapper(fields, reads, tuple(forms))
         return found
 
 
-def shipped_maps() -> list[FieldMap]:
-    """Reads the maps that come with the package."""
-    return load_maps([Path(str(resources.files("ironpost") / "data" / "field_maps"))])
+@cache
+def shipped_maps() -> tuple[FieldMap, ...]:
+    """Returns the maps that come with the package; they are read once."""
+    return tuple(load_maps([Path(str(resources.files("ironpost") / "data" / "field_maps"))]))
 
 
 def load_maps(paths: Iterable[Path]) -> list[FieldMap]:
@@ -106,6 +144,12 @@ def _field_map(document: Document) -> FieldMap:
             raise RuleError(f"{key} is text or a list of texts", path=path, line=data.line_of(key), field=key)
         return tuple(listed)
 
+    def entries(value: Any) -> tuple[Entry, ...]:
+        return tuple(
+            words(item, "fields") if isinstance(item, list) else words(item, "fields")[0]
+            for item in (value if isinstance(value, list) and value else [value])
+        )
+
     def parts(key: str) -> dict[str, Any]:
         section = data.get(key) or {}
         if not isinstance(section, dict):
@@ -123,6 +167,16 @@ def _field_map(document: Document) -> FieldMap:
             for part, value in parts("logsource").items()
         },
         reads={part: None if value is None else words(value, "reads") for part, value in parts("reads").items()},
-        fields={name: words(targets, "fields") for name, targets in fields.items()},
+        fields={name: entries(targets) for name, targets in fields.items()},
+        forms=_forms(document),
         taxonomy=str(data.get("taxonomy") or "sigma"),
     )
+
+
+def _forms(document: Document) -> tuple[str, ...]:
+    forms = document.data.get("forms") or []
+    if not isinstance(forms, list) or not all(isinstance(form, str) and form.count("{}") == 1 for form in forms):
+        line = document.data.line_of("forms")
+        reason = "forms is a list of texts with {} where the name stands, for example EventData.{}"
+        raise RuleError(reason, path=document.path, line=line, field="forms")
+    return tuple(forms)

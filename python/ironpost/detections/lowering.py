@@ -17,7 +17,7 @@ MAX_COMPARISONS = 20_000
 """Most values one rule may compare with, counted after modifiers and placeholders multiplied them. The largest public
 rule has 4,433."""
 MAX_EXECUTED = 100_000
-"""The same counted again for each field a field map adds and each time the condition names their selection."""
+"""The same counted again each time the condition names their selection."""
 MAX_REGEXES = 200
 """Most regular expressions of one rule; each costs the engine up to a few megabytes."""
 _NOT_DETECTIONS = frozenset({"condition", "timeframe"})
@@ -58,6 +58,8 @@ class Lowering:
     check_regex: RegexCheck
     path: str = ""
     account: Account = field(default_factory=Account)
+    spelled_out: bool = False
+    """The conditions name the event fields themselves, because the rule they join has another field map."""
 
     def detection_section(
         self, section: Any, line: int, *, what: str = "detection"
@@ -170,10 +172,12 @@ class Lowering:
             if test.op in _NEED_A_FIELD:
                 raise RuleError(f"keywords have no field that {_NEED_A_FIELD[test.op]}")
             return atom(None, test)
+        if test.op == "exists" and not test.value:
+            return {"not": self._atom(field, Test("exists", True))}
+        if not self.spelled_out:
+            return atom(field, test)
+        # A condition that joins a rule whose names mean something else: every name an event may use, one by one.
         targets = self.mapper.targets(field)
-        if test.op == "exists":
-            found = _any([atom(target, test) for target in targets])
-            return found if test.value else {"not": found}
         if test.op == "null":
             return _all([atom(target, test) for target in targets])
         if test.op == "fieldref":
@@ -227,32 +231,3 @@ def references_of(expressions: Iterable[Expression]) -> Iterator[str]:
         else:
             stack.extend(expression.get("and", ()))
             stack.extend(expression.get("or", ()))
-
-
-def can_hold(expression: Expression, named: Mapping[str, Expression], supplied: frozenset[str]) -> bool:
-    """Says whether the expression can be true when only the ``supplied`` fields ever occur."""
-    return _three_valued(expression, named, supplied) is not False
-
-
-def _three_valued(expression: Expression, named: Mapping[str, Expression], supplied: frozenset[str]) -> bool | None:
-    if "atom" in expression:
-        made = expression["atom"]
-        if made["field"] is None or made["field"] in supplied:
-            return None
-        return bool(made["op"] == "null")
-    if "ref" in expression:
-        return _three_valued(named[expression["ref"]], named, supplied)
-    if "const" in expression:
-        return bool(expression["const"])
-    if "not" in expression:
-        inner = _three_valued(expression["not"], named, supplied)
-        return None if inner is None else not inner
-    kind = "and" if "and" in expression else "or"
-    decisive = kind == "or"
-    unknown = False
-    for part in expression[kind]:
-        value = _three_valued(part, named, supplied)
-        if value is decisive:
-            return decisive
-        unknown |= value is None
-    return None if unknown else not decisive

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from ironpost import _core
-from ironpost.detections.field_maps import FieldMap
+from ironpost.detections.field_maps import FieldMap, FieldMapper
 from ironpost.detections.lowering import RuleWarning
 from ironpost.detections.sigma import Rule
 from ironpost.errors import RuleError
@@ -38,7 +38,7 @@ _SUFFIX = ".rules"
 _MAGIC = b"ironpost rules 1\n"
 _DIGEST_BYTES = 32
 _LENGTHS = struct.Struct("<4Q")
-#: Not kept: the plan stands elsewhere in the pack, and the mapper has done its work.
+#: Not kept: the plan stands elsewhere in the pack, and the mapper is made of it.
 _NOT_KEPT = frozenset({"plan", "mapper"})
 
 
@@ -86,7 +86,7 @@ def _compiler() -> bytes:
     """What this compiler is: its sources, the data it reads, and the engine's binary."""
     digest = hashlib.sha256()
     package = Path(str(resources.files("ironpost")))
-    for part in ("detections", "model", "data/field_maps", "data/extractors"):
+    for part in ("detections", "model", "data/field_maps", "data/logsources", "data/feeds", "data/extractors"):
         for name, content in _contents(package / part):
             digest.update(f"{name} {len(content)}\n".encode() + content)
     binary = Path(_core.__file__).stat()
@@ -113,7 +113,8 @@ class PackedRules(Sequence[Rule]):
     def _made(self) -> tuple[Rule, ...]:
         plan = json.loads(self._plan)
         plans = {found["id"]: found for found in (*plan["rules"], *plan["correlations"])}
-        return tuple(_rule(facts, plans[facts["id"]]) for facts in json.loads(self._facts))
+        mappers = [FieldMapper.from_plan(made) for made in plan["maps"]]
+        return tuple(_rule(facts, plans[facts["id"]], mappers) for facts in json.loads(self._facts))
 
     def __len__(self) -> int:
         return self._count
@@ -149,11 +150,13 @@ def _facts(rule: Rule) -> dict[str, Any]:
     return made
 
 
-def _rule(facts: Mapping[str, Any], plan: Mapping[str, Any]) -> Rule:
+def _rule(facts: Mapping[str, Any], plan: Mapping[str, Any], mappers: Sequence[FieldMapper]) -> Rule:
     made = dict(facts)
     made["tags"] = tuple(made.get("tags", ()))
     made["warnings"] = tuple(RuleWarning(**warning) for warning in made.get("warnings", ()))
-    return Rule(**made, plan=plan)
+    # The number of a map means something only in the plan of the whole set.
+    own = {key: value for key, value in plan.items() if key != "map"}
+    return Rule(**made, plan=own, mapper=mappers[plan["map"]] if "map" in plan else None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

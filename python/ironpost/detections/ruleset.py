@@ -24,10 +24,11 @@ from ironpost.detections.documents import (
 )
 from ironpost.detections.field_maps import PARTS, FieldMap, FieldMaps, load_maps, shipped_maps
 from ironpost.detections.judging import InProcess, Judges, Runner, WorkerProcess
+from ironpost.detections.log_sources import shipped_tables
 from ironpost.detections.pack import MIN_FILES, Pack, PackDirectory, Recipe, user_cache
 from ironpost.detections.short_form import is_short_form, lower_short_form
 from ironpost.detections.sigma import Compiler, Filter, Rule
-from ironpost.detections.supply import Supply, unfed_reasons
+from ironpost.detections.supply import Judgement, Supply, judge_rules
 from ironpost.detections.values import MissingPlaceholderError
 from ironpost.errors import RuleError
 from ironpost.model import Detection
@@ -113,7 +114,7 @@ class RuleSet:
 
         Args:
             paths: Files and directories.
-            field_maps: Maps besides the shipped ones, as objects or as paths.
+            field_maps: Maps besides the shipped ones, as objects or as paths; they have precedence.
             placeholders: Values for ``%name%`` in values with the ``expand`` modifier, besides those of documents with
                 a ``placeholders`` key in the rule files.
             doubt: Says why a file may be a stranger's; such a file is refused. None trusts all.
@@ -186,12 +187,25 @@ class RuleSet:
     def plan(self) -> bytes:
         """The compiled plan the engine executes: JSON, version 1."""
         written: dict[str, list[bytes]] = {"rule": [], "correlation": []}
+        maps: dict[str, int] = {}
+        known: dict[int, int] = {}
         for rule in self.rules:  # one by one: the encoder's pieces of a whole set take ten times the memory of the text
-            written[rule.kind].append(_encode(rule.plan).encode())
-        rules, correlations = written["rule"], written["correlation"]
-        return b"".join(
-            [b'{"version":1,"rules":[', *_listed(rules), b'],"correlations":[', *_listed(correlations), b"]}"]
+            plan = rule.plan
+            if rule.mapper is not None and rule.kind == "rule" and (rule.mapper.fields or rule.mapper.forms):
+                if id(rule.mapper) not in known:
+                    known[id(rule.mapper)] = maps.setdefault(_encode(rule.mapper.plan()), len(maps))
+                plan = {**plan, "map": known[id(rule.mapper)]}
+            written[rule.kind].append(_encode(plan).encode())
+        parts = {
+            "rules": written["rule"],
+            "correlations": written["correlation"],
+            "maps": [made.encode() for made in maps],
+            "derive": [_encode(table).encode() for table in shipped_tables()],
+        }
+        lists = (
+            piece for name, items in parts.items() for piece in (b',"%s":[' % name.encode(), *_listed(items), b"]")
         )
+        return b"".join([b'{"version":1', *lists, b"}"])
 
     @cached_property
     def native(self) -> _core.RuleSet:
@@ -203,10 +217,16 @@ class RuleSet:
         """Rules whose fields or log source nothing on this host supplies, with the reason."""
         if self._kept_unfed is not None and self.supply is None:
             return tuple(UnfedRule(rule_id=found.pop("id"), **found) for found in self._kept_unfed())
-        reasons = unfed_reasons(self.rules, self.supply or Supply.shipped())
         return tuple(
-            UnfedRule(rule.id, rule.path, rule.line, reasons[rule.id]) for rule in self.rules if rule.id in reasons
+            UnfedRule(rule.id, rule.path, rule.line, self.feeding[rule.id].reason)
+            for rule in self.rules
+            if not self.feeding[rule.id].fed_by
         )
+
+    @cached_property
+    def feeding(self) -> Mapping[str, Judgement]:
+        """Per rule id, which of this host's sources can make it fire, or why none can and what would."""
+        return judge_rules(self.rules, self.supply or Supply.shipped())
 
     def rule(self, rule_id: str) -> Rule:
         """Returns a rule by id.
@@ -291,10 +311,10 @@ def _listed(items: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _maps(given: Iterable[str | Path | FieldMap]) -> FieldMaps:
-    maps = shipped_maps()
+    own: list[FieldMap] = []
     for item in given:
-        maps += [item] if isinstance(item, FieldMap) else load_maps([Path(item)])
-    return FieldMaps(maps)
+        own += [item] if isinstance(item, FieldMap) else load_maps([Path(item)])
+    return FieldMaps([*own, *shipped_maps()])
 
 
 def _not_ours(file: Path, doubt: Doubt) -> RuleError:

@@ -111,7 +111,7 @@ class Compiler:
             plan={
                 **plan_meta(meta, document),
                 "logsource": _routes(logsource, mapper),
-                "fields": _evidence_fields(data, named, mapper, path),
+                "fields": _evidence_fields(data, named, path),
                 "entity": options.entity or list(ENTITY_FIELDS),
                 "detections": named,
                 "condition": condition,
@@ -125,7 +125,7 @@ class Compiler:
             RuleError: Placed in the filter, when it can't be used.
         """
         mapper = self.maps.mapper(rule.logsource, added.taxonomy)
-        lowering = self._lowering(mapper, added.path)
+        lowering = replace(self._lowering(mapper, added.path), spelled_out=mapper != rule.mapper)
         body = Section(added.section.line)
         for key, value in added.section.items():
             if key != "rules":
@@ -340,8 +340,7 @@ def own_options(data: Section, path: str, *, more: frozenset[str] = frozenset())
     return OwnOptions(texts(entity, "entity", path, section.line_of("entity"), empty=True), emit)
 
 
-def _evidence_fields(data: Section, named: Mapping[str, Expression], mapper: FieldMapper, path: str) -> list[str]:
+def _evidence_fields(data: Section, named: Mapping[str, Expression], path: str) -> list[str]:
     written = texts(data.get("fields") or [], "fields", path, data.line_of("fields"), empty=True)
-    wanted = [target for name in written for target in mapper.targets(name)]
-    wanted += [made["field"] for made in atoms_of(named.values()) if made["field"]]
-    return list(dict.fromkeys(wanted))[:_MAX_EVIDENCE_FIELDS]
+    read = (made["field"] for made in atoms_of(named.values()) if made["field"])
+    return list(dict.fromkeys([*written, *read]))[:_MAX_EVIDENCE_FIELDS]

@@ -3,123 +3,235 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from ironpost.detections.documents import Document, read_documents
+from ironpost import _core
+from ironpost.detections.conditions import Expression
+from ironpost.detections.documents import Document, Section, read_documents, refuse_unknown_keys
 from ironpost.detections.field_maps import PARTS
-from ironpost.detections.lowering import can_hold
+from ironpost.detections.lowering import atoms_of
 from ironpost.detections.sigma import Rule
+from ironpost.errors import RuleError
 
 _CAPTURE = re.compile(r"\{([@A-Za-z][A-Za-z0-9_.]*)(?::[^}]*)?\}")
-
-_BASE = """
-    @timestamp message event.original event.kind event.category event.action event.outcome event.format event.reason
-    event.method event.type host.hostname host.name process.name process.pid user.name user.id log.level log.file.path
-    log.iostream
-    log.syslog.priority log.syslog.facility.code log.syslog.severity.code log.syslog.appname log.syslog.procid
-    log.syslog.msgid log.syslog.structured_data log.syslog.version log.syslog.hostname
-    source.ip source.port destination.ip destination.port network.transport network.bytes tcp.flags
-    http.request.method http.request.referrer http.response.status_code http.response.body.bytes http.version
-    url.original url.path url.query url.domain user_agent.original ironpost.url.decoded
-    container.id container.name container.image.name ironpost.trust ironpost.verdict
-"""
-BASE_FIELDS = frozenset(_BASE.split())
-"""Fields that parsers, receivers and the packet filter write themselves."""
-
-_BASE_LOGSOURCES: tuple[Mapping[str, str], ...] = (
-    {"product": "linux"},
-    {"category": "webserver"},
-    {"product": "ironpost", "category": "firewall", "service": "filter"},
+_KEYS = frozenset(
+    {"name", "receivers", "paths", "format", "extractors", "any_field", "remedy", "logsources", "fields", "description"}
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Supply:
-    """Fields and log sources that can occur on this host."""
+class Feed:
+    """Events of one origin.
 
-    fields: frozenset[str]
+    Attributes:
+        name: For people.
+        logsources: Which log sources its events may have; a part left out may be anything but is not taken for granted.
+        fields: Which fields they may have; None for any.
+        remedy: What would have to be done for such events to arrive.
+        receivers: Kinds of sources that bring them (``journal``, ``docker``, …).
+        paths: Patterns of file names that hold them.
+        format: The engine's name of the format, when the engine must know one.
+    """
+
+    name: str
     logsources: tuple[Mapping[str, str], ...]
+    fields: frozenset[str] | None
+    remedy: str
+    receivers: frozenset[str] = frozenset()
+    paths: tuple[str, ...] = ()
+    format: str = ""
+
+    def is_brought_by(self, receivers: Iterable[str], paths: Iterable[str]) -> bool:
+        """Says whether sources that are configured bring such events."""
+        if self.format and not _engine_reads(self.format):
+            return False
+        if not self.receivers.isdisjoint(receivers):
+            return True
+        names = [PurePath(path).name for path in paths]
+        return any(fnmatch(name, pattern) or fnmatch(pattern, name) for name in names for pattern in self.paths)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Whether a rule can fire.
+
+    Attributes:
+        fed_by: Names of the feeds that can make it fire; empty when nothing does.
+        reason: Why nothing does, and what would.
+    """
+
+    fed_by: tuple[str, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """Feeds that are there, and feeds that could be."""
+
+    present: tuple[Feed, ...]
+    possible: tuple[Feed, ...] = ()
 
     @classmethod
     def shipped(cls) -> Supply:
-        """What the parsers and the extractors of the package supply."""
-        return cls.from_extractors([Path(str(resources.files("ironpost") / "data" / "extractors"))])
+        """Everything the package reads on a host without configuration: all feeds that name a receiver or a path."""
+        feeds = _shipped_feeds()
+        known = [feed for feed in feeds if feed.fields is not None and (not feed.format or _engine_reads(feed.format))]
+        return cls(tuple(known), tuple(feed for feed in feeds if feed not in known))
 
     @classmethod
-    def from_extractors(cls, paths: Iterable[Path]) -> Supply:
-        """Adds what extractor files say they capture, set and stand for."""
-        fields = set(BASE_FIELDS)
-        logsources = list(_BASE_LOGSOURCES)
-        for path in paths:
-            for file in sorted(path.glob("*.yml")) if path.is_dir() else [path]:
-                for document in read_documents(file):
-                    if isinstance(document, Document):
-                        _collect(document.data, fields, logsources)
-        return cls(frozenset(fields), tuple(logsources))
+    def configured(cls, receivers: Iterable[str], paths: Iterable[str]) -> Supply:
+        """What the configured receivers (``journal``, ``syslog``, ``docker``, ``filter``) and watched files bring."""
+        receivers, paths = list(receivers), list(paths)
+        feeds = _shipped_feeds()
+        present = [feed for feed in feeds if feed.is_brought_by(receivers, paths)]
+        return cls(tuple(present), tuple(feed for feed in feeds if feed not in present))
 
-    def feeds(self, plan: Mapping[str, Any]) -> str:
-        """Returns why nothing on this host feeds a rule's plan, or ``""``."""
-        wanted = plan.get("logsource") or {}
-        if not any(_compatible(wanted, source) for source in self.logsources):
-            words = ", ".join(f"{part} {'/'.join(wanted[part])}" for part in PARTS if wanted.get(part))
-            return f"no source supplies {words}"
-        if not can_hold(plan["condition"], plan["detections"], self.fields):
-            missing = sorted(
-                {field for field in _fields(plan) if field not in self.fields and not field.startswith("ironpost.")}
-            )
-            return f"no source supplies the fields it needs: {', '.join(missing[:6])}{' …' if len(missing) > 6 else ''}"
-        return ""
-
-
-def unfed_reasons(rules: Sequence[Rule], supply: Supply) -> dict[str, str]:
-    """Returns, per rule id that can never fire here, the reason."""
-    reasons: dict[str, str] = {}
-    for rule in rules:
-        if rule.kind == "rule":
-            reason = supply.feeds(rule.plan)
-            if reason:
-                reasons[rule.id] = reason
-    changed = True
-    while changed:
-        changed = False
-        for rule in rules:
-            if rule.kind != "correlation" or rule.id in reasons:
-                continue
-            feeding = rule.plan["rules"]
-            starved = [name for name in feeding if name in reasons]
-            needs_all = rule.plan["type"].startswith("temporal")
-            if starved and (needs_all or len(starved) == len(feeding)):
-                reasons[rule.id] = f"nothing feeds its rule {starved[0]}: {reasons[starved[0]]}"
-                changed = True
-    return reasons
+    def judge(self, rule: Rule) -> Judgement:
+        """Says what feeds a rule."""
+        wanted = rule.plan.get("logsource") or {}
+        targets = rule.mapper.targets if rule.mapper else lambda name: (name,)
+        fitting = [feed for feed in self.present if _routes(wanted, feed)]
+        fed_by = tuple(feed.name for feed in fitting if _can_hold(rule.plan, feed.fields, targets))
+        if fed_by:
+            return Judgement(fed_by)
+        for feed in self.possible:
+            if _routes(wanted, feed) and _can_hold(rule.plan, feed.fields, targets):
+                unread = feed.format and not _engine_reads(feed.format)
+                remedy = f"this version does not read the format {feed.format!r}" if unread else feed.remedy
+                return Judgement((), f"needs {feed.name}: {remedy}")
+        asked_for = ", ".join(f"{part} {'/'.join(wanted[part])}" for part in PARTS if wanted.get(part))
+        if not fitting:
+            return Judgement((), f"no source supplies {asked_for}")
+        known = frozenset().union(*(feed.fields or () for feed in fitting))
+        asked = dict.fromkeys(made["field"] for made in atoms_of(rule.plan["detections"].values()) if made["field"])
+        missing = [name for name in asked if known.isdisjoint(targets(name))]
+        listed = ", ".join(missing[:6]) + (" …" if len(missing) > 6 else "")
+        return Judgement((), f"{fitting[0].name} lack the fields it needs: {listed}" if listed else "it can't hold")
 
 
-def _fields(plan: Mapping[str, Any]) -> list[str]:
-    from ironpost.detections.lowering import atoms_of  # noqa: PLC0415 - only to word a reason
+def judge_rules(rules: Sequence[Rule], supply: Supply) -> dict[str, Judgement]:
+    """Returns, per rule id, whether something feeds it; a correlation lives on its rules."""
+    judged = {rule.id: supply.judge(rule) for rule in rules if rule.kind == "rule"}
+    waiting = [rule for rule in rules if rule.kind == "correlation"]
+    while waiting:
+        ready = [rule for rule in waiting if all(name in judged for name in rule.plan["rules"])]
+        if not ready:
+            break
+        for rule in ready:
+            feeding = list(rule.plan["rules"])
+            starved = [name for name in feeding if not judged[name].fed_by]
+            if starved and (rule.plan["type"].startswith("temporal") or len(starved) == len(feeding)):
+                judged[rule.id] = Judgement((), f"nothing feeds its rule {starved[0]}: {judged[starved[0]].reason}")
+            else:
+                feeds = dict.fromkeys(name for fed in feeding for name in judged[fed].fed_by)
+                judged[rule.id] = Judgement(tuple(feeds))
+        waiting = [rule for rule in waiting if rule.id not in judged]
+    return judged
 
-    return [made["field"] for made in atoms_of(plan["detections"].values()) if made["field"]]
+
+def _engine_reads(log_format: str) -> bool:
+    try:
+        _core.RuleSet(b'{"version":1}').session(format=log_format)
+    except ValueError:
+        return False
+    return True
+
+
+def _routes(wanted: Mapping[str, Any], feed: Feed) -> bool:
+    return any(_compatible(wanted, source) for source in feed.logsources)
 
 
 def _compatible(wanted: Mapping[str, Any], source: Mapping[str, str]) -> bool:
-    """The engine's routing, except that a category nobody names is not taken for granted."""
+    """The engine's routing, except that of what a rule asks for at least one part must be named by the source."""
+    met = False
     for part in PARTS:
-        words = wanted.get(part)
-        if words is None:
+        words, known = wanted.get(part), source.get(part)
+        if words is None or known is None:
             continue
-        known = source.get(part)
-        if known is not None and known.lower() not in {word.lower() for word in words}:
+        if known.lower() not in {word.lower() for word in words}:
             return False
-        if (
-            known is None
-            and part == "product"
-            and not any(source.get(other) in (wanted.get(other) or ()) for other in PARTS)
-        ):
-            return False
-    return True
+        met = True
+    return met or not any(wanted.get(part) for part in PARTS)
+
+
+def _can_hold(
+    plan: Mapping[str, Any], supplied: frozenset[str] | None, targets: Callable[[str], tuple[str, ...]]
+) -> bool:
+    """Says whether the rule can be true when only the ``supplied`` fields ever occur."""
+
+    def holds(expression: Expression) -> bool | None:
+        if "atom" in expression:
+            made = expression["atom"]
+            if made["field"] is None or not supplied or not supplied.isdisjoint(targets(made["field"])):
+                return None
+            return bool(made["op"] == "null")
+        if "ref" in expression:
+            return holds(plan["detections"][expression["ref"]])
+        if "const" in expression:
+            return bool(expression["const"])
+        if "not" in expression:
+            inner = holds(expression["not"])
+            return None if inner is None else not inner
+        kind = "and" if "and" in expression else "or"
+        decisive = kind == "or"
+        unknown = False
+        for part in expression[kind]:
+            value = holds(part)
+            if value is decisive:
+                return decisive
+            unknown |= value is None
+        return None if unknown else not decisive
+
+    return holds(plan["condition"]) is not False
+
+
+def _shipped_feeds() -> list[Feed]:
+    data = Path(str(resources.files("ironpost") / "data"))
+    fields: set[str] = set()
+    logsources: list[Mapping[str, str]] = []
+    for file in sorted((data / "extractors").glob("*.yml")):
+        for document in read_documents(file):
+            if isinstance(document, Document):
+                _collect(document.data, fields, logsources)
+    feeds = []
+    for file in sorted((data / "feeds").glob("*.yml"), reverse=True):  # the host's own feeds explain first
+        for document in read_documents(file):
+            if isinstance(document, RuleError):
+                raise document
+            feed = _feed(document)
+            if document.data.get("extractors") is True and feed.fields is not None:
+                own = tuple(source for source in logsources if _compatible_any(source, feed.logsources))
+                feed = replace(feed, fields=feed.fields | fields, logsources=feed.logsources + own)
+            feeds.append(feed)
+    return feeds
+
+
+def _compatible_any(source: Mapping[str, str], others: Iterable[Mapping[str, str]]) -> bool:
+    """True when a feed's log source says the same product, or the same category, as an extractor's."""
+    return any(source.get(part) and source.get(part) == other.get(part) for other in others for part in PARTS[:2])
+
+
+def _feed(document: Document) -> Feed:
+    data, path = document.data, document.path
+    refuse_unknown_keys(data, _KEYS, path=path, where="a feed")
+    sources = data.get("logsources")
+    if not isinstance(sources, list) or not all(isinstance(source, Section) for source in sources):
+        reason = "logsources is a list of mappings"
+        raise RuleError(reason, path=path, line=data.line_of("logsources"), field="logsources")
+    return Feed(
+        name=str(data["name"]),
+        logsources=tuple({part: str(source[part]) for part in PARTS if part in source} for source in sources),
+        fields=None if data.get("any_field") is True else frozenset(map(str, data.get("fields") or ())),
+        remedy=str(data.get("remedy") or ""),
+        receivers=frozenset(map(str, data.get("receivers") or ())),
+        paths=tuple(map(str, data.get("paths") or ())),
+        format=str(data.get("format") or ""),
+    )
 
 
 def _collect(data: Mapping[str, Any], fields: set[str], logsources: list[Mapping[str, str]]) -> None:

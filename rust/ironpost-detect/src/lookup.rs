@@ -5,7 +5,7 @@
 //! entry may be several event fields that are looked at together, as the values of a list are.
 
 use crate::compile::Interner;
-use crate::plan::MapPlan;
+use crate::plan::{MapPlan, Names};
 use ironpost_events::{Cell, FieldId, RowRef, ecs};
 use rustc_hash::FxHashMap;
 
@@ -42,12 +42,11 @@ impl Lookups {
         if let Some(&id) = self.by_name.get(&(map, name)) {
             return id;
         }
-        let mapped = map.and_then(|map| self.maps.get(map as usize)).and_then(|map| map.get(field));
-        let entries = match mapped {
-            Some(entries) => entries.iter().map(|entry| names.all(entry.as_slice()).into()).collect(),
-            None => Box::new([vec![name].into()]) as Box<[Box<[u32]>]>,
+        let entries = match map.and_then(|map| self.maps.get(map as usize)) {
+            Some(map) => entries(map, field, names),
+            None => vec![[name].into()],
         };
-        let lookup = Lookup { name, entries };
+        let lookup = Lookup { name, entries: entries.into() };
         let id = *self.known.entry(lookup).or_insert_with_key(|lookup| {
             self.lookups.push(lookup.clone());
             (self.lookups.len() - 1) as u32
@@ -78,6 +77,21 @@ impl Lookups {
     pub(crate) fn finish(self) -> Vec<Lookup> {
         self.lookups
     }
+}
+
+/// The entries of a field, a name's other forms right after it.
+fn entries(map: &MapPlan, field: &str, names: &mut Interner) -> Vec<Box<[u32]>> {
+    let own = [Names::One(field.to_owned())];
+    let mut entries: Vec<Box<[u32]>> = Vec::new();
+    for entry in map.fields.get(field).map_or(own.as_slice(), |entries| entries) {
+        entries.push(names.all(entry.as_slice()).into());
+        if let [name] = entry.as_slice()
+            && !name.contains('.')
+        {
+            entries.extend(map.forms.iter().map(|form| [names.id(&form.replace("{}", name))].into()));
+        }
+    }
+    entries
 }
 
 impl Lookup {

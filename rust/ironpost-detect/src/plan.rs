@@ -81,9 +81,18 @@ pub(crate) struct Plan {
     pub(crate) derive: Vec<DeciderPlan>,
 }
 
-/// Rule field to the event fields that carry it: of the entries the first present counts, the names of one entry are
-/// looked at together.
-pub(crate) type MapPlan = BTreeMap<String, Vec<Names>>;
+/// Where events carry the fields of rules.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MapPlan {
+    /// Rule field to event fields: of the entries the first present counts, the names of one entry are looked at
+    /// together.
+    #[serde(default)]
+    pub(crate) fields: BTreeMap<String, Vec<Names>>,
+    /// How names without a dot are also written, `{}` standing for the name.
+    #[serde(default)]
+    pub(crate) forms: Vec<String>,
+}
 
 /// One table that tells a log source from a few values of an event.
 #[derive(Debug, Deserialize)]

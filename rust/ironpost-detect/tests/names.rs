@@ -40,7 +40,10 @@ fn mapped(op: &str, value: &Value, negated: bool) -> Value {
     }
     json!({
         "version": 1,
-        "maps": [{"Image": ["Image", "EventData.Image", ["process.executable", "process.path"]]}],
+        "maps": [{
+            "fields": {"Image": ["Image", ["process.executable", "process.path"]]},
+            "forms": ["EventData.{}"],
+        }],
         "rules": [{"id": "it", "map": 0, "condition": atom}],
     })
 }
@@ -111,7 +114,10 @@ fn rules_with_different_maps_for_one_name_do_not_share_an_answer() {
     let other = json!({"atom": {"field": "login", "op": "fieldref", "value": "User"}});
     let plan = json!({
         "version": 1,
-        "maps": [{"User": ["User", "user.name"]}, {"User": ["User", "user.effective.name"]}],
+        "maps": [
+            {"fields": {"User": ["User", "user.name"]}},
+            {"fields": {"User": ["User", "user.effective.name"]}},
+        ],
         "rules": [
             {"id": "name", "map": 0, "condition": atom},
             {"id": "effective", "map": 1, "condition": atom},
