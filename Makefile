@@ -100,14 +100,19 @@ types: $(VENV)/.wheel $(VENV)/.tools
 stubs: $(VENV)/.created ## regenerate python/ironpost/_core.pyi from the native module
 	$(BIN)/maturin generate-stubs --profile release --locked --out $(CACHE)/stubs && cp $(CACHE)/stubs/ironpost/_core.pyi python/ironpost/_core.pyi
 
-test-rust: | system-run ## Rust tests
-	cargo test --workspace --locked --quiet
+test-rust: | system-run ## Rust tests; random cases are the same every time
+	PROPTEST_RNG_SEED=1 cargo test --workspace --locked --quiet
 
 test-python: $(VENV)/.wheel $(VENV)/.tools | system-test ## Python, kernel, Docker, sshd and end-to-end tests, on the installed wheel
 	$(BIN)/pytest $(ARGS)
 
-test-long: $(VENV)/.wheel $(VENV)/.tools | system-test ## hour-long rounds: fuzzing, soak, many kills
+test-long: $(VENV)/.wheel $(VENV)/.tools | system-test ## hour-long rounds with new random cases: properties, soak, many kills
+	cargo test --workspace --locked --quiet
 	$(BIN)/pytest --timeout 0 -m long $(ARGS)
+
+fuzz: ## run each fuzz target for FUZZ_SECONDS (180); needs nightly Rust and cargo-fuzz
+	cd fuzz && for target in $$(cargo +nightly fuzz list); do \
+	  cargo +nightly fuzz run $$target -- -max_total_time=$(or $(FUZZ_SECONDS),180) -timeout=20 -rss_limit_mb=2048; done
 
 bench: $(VENV)/.wheel $(VENV)/.tools | system-test ## measure: throughput, latency, packet path; prints min and median
 	benches/run $(ARGS)

@@ -170,7 +170,7 @@ def _atom(atom: Mapping[str, Any]) -> Form:
             parts = [part if isinstance(part, str) else (part["wild"],) for part in value]
             return (field, "text", text_form(parts), cased)
         case "regex":
-            return (field, "regex", regex_form(value, ""), False)
+            return (field, "regex", regex_form(value.replace(r"(?:\n?$)", "$"), ""), False)
         case "cidr":
             return (field, "cidr", ipaddress.ip_network(value, strict=False), False)
         case "lt" | "lte" | "gt" | "gte" as compare:

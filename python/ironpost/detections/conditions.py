@@ -135,9 +135,8 @@ class _Parser:
         else:
             if not _PATTERN.fullmatch(target):
                 raise RuleError(f"condition: {target!r} is no name or pattern")
-            pattern = re.compile(".*".join(re.escape(part) for part in target.split("*")))
             hidden = target.startswith("_")
-            chosen = [name for name in self._names if pattern.fullmatch(name) and (hidden or not name.startswith("_"))]
+            chosen = [name for name in self._names if _fits(target, name) and (hidden or not name.startswith("_"))]
         if not chosen:
             raise RuleError(f"condition: '{quantity} of {target}' fits no detection")
         self._count(len(chosen))
@@ -145,3 +144,20 @@ class _Parser:
         if len(references) == 1:
             return references[0]
         return {"and": references} if quantity == "all" else {"or": references}
+
+
+def _fits(pattern: str, name: str) -> bool:
+    """Says whether a pattern with ``*`` is the whole name; a regular expression could take forever."""
+    first, *pieces = pattern.split("*")
+    if not pieces:
+        return pattern == name
+    last = pieces.pop()
+    if not name.startswith(first) or len(name) < len(first) + len(last) or not name.endswith(last):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for piece in pieces:
+        at = name.find(piece, at, end)
+        if at < 0:
+            return False
+        at += len(piece)
+    return True

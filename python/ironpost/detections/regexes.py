@@ -13,6 +13,7 @@ RegexCheck = Callable[[str], str | None]
 MAX_REGEX = 1000
 """Longer regular expressions are refused."""
 _QUANTIFIER = re.compile(r"\{[0-9]+(?:,[0-9]*)?\}")
+_END = r"(?:\n?$)"
 _POSIX_CLASS = re.compile(r"\[:\^?[a-z]+:\]")
 
 
@@ -37,7 +38,8 @@ def _translated(pattern: str) -> str:
     r"""Writes what both dialects spell differently in the engine's way; all else stays as it is.
 
     In PCRE ``\<`` is a plain ``<``, a brace that begins no quantifier is plain, and so are ``[``, ``&&``, ``--`` and
-    ``~~`` within a class. The engine knows no possessive quantifiers and would read ``a++`` as ``(a+)+``.
+    ``~~`` within a class; ``$`` also stands before a newline that ends the value. The engine knows no possessive
+    quantifiers and would read ``a++`` as ``(a+)+``.
     """
     made: list[str] = []
     at = 0
@@ -60,7 +62,7 @@ def _translated(pattern: str) -> str:
             at += len(quantifier[0]) if quantifier else 1
             _refuse_possessive(pattern, at, quantified=bool(quantifier))
         else:
-            made.append(character)
+            made.append(_END if character == "$" else character)
             at += 1
             # "(?" opens a group and quantifies nothing.
             _refuse_possessive(pattern, at, quantified=character in "*+?" and pattern[at - 2 : at] != "(?")

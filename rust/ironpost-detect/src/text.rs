@@ -255,7 +255,8 @@ impl Number {
         {
             return None; // "inf", "nan" and hexadecimal are text, not numbers
         }
-        text.parse::<f64>().ok().filter(|number| number.is_finite()).map(Self::Float)
+        // A number too large for a double is infinite here, so that it is still larger than any limit of a rule.
+        text.parse::<f64>().ok().map(Self::Float)
     }
 }
 

@@ -123,7 +123,7 @@ WILD = st.tuples(
 def test_random_items_are_read_as_pysigma_reads_them() -> None:
     verdicts: Counter[str] = Counter()
 
-    @settings(max_examples=120, derandomize=True, deadline=None, **QUIET)
+    @settings(max_examples=120, deadline=None, **QUIET)
     @given(st.lists(st.one_of(WILD, items()), min_size=10, max_size=20))
     def round_of(made: list[tuple[str, Any]]) -> None:
         for key, value in made:
@@ -136,7 +136,7 @@ def test_random_items_are_read_as_pysigma_reads_them() -> None:
 def test_random_conditions_are_read_as_pysigma_reads_them() -> None:
     verdicts: Counter[str] = Counter()
 
-    @settings(max_examples=200, derandomize=True, deadline=None, **QUIET)
+    @settings(max_examples=200, deadline=None, **QUIET)
     @given(rules())
     def round_of(rule: dict[str, Any]) -> None:
         written = json.dumps(rule["detection"]["condition"])
