@@ -288,6 +288,18 @@ mod tests {
     }
 
     #[test]
+    fn numbers_compare_however_large_they_are() {
+        let number = |text: &str| Number::parse(text.as_bytes());
+        assert!(number("9007199254740993") > number("9007199254740992"));
+        assert!(number(&"9".repeat(400)) > number("1e308"));
+        assert!(number("-1e99999") < number("-170141183460469231731687303715884105728"));
+        assert!(number("1e-99999") < number("1"));
+        for text in ["inf", "nan", "0x10", "", "1_000", "e"] {
+            assert_eq!(number(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn wildcards_match_the_whole_value() {
         for (pattern, text, expected) in [
             ("abc", "abc", true),
