@@ -348,6 +348,11 @@ class Session:
         """
         Evaluates events that `parse` made; each row's own log source holds unless one was given for all.
         """
+    @property
+    def rows(self, /) -> int:
+        """
+        Number of events so far; the `row` of a detection counts from the session's first.
+        """
 
 def check_regex(pattern: str) -> str | None:
     """

@@ -6,9 +6,13 @@ import typer
 
 from ironpost.cli.configure import config_app
 from ironpost.cli.demo import demo
+from ironpost.cli.detect import detect
 from ironpost.cli.doctor import doctor
-from ironpost.cli.offline import detect, parse, policies_app, rules_app
+from ironpost.cli.explain import explain_rules
+from ironpost.cli.importing import import_rules
+from ironpost.cli.offline import parse, policies_app
 from ironpost.cli.response import alerts, allow, approve, ban, decisions, tail, unban, undo
+from ironpost.cli.rules import rules_app
 from ironpost.cli.run import start, status, stop
 
 app = typer.Typer(
@@ -37,6 +41,8 @@ for command in (
     demo,
 ):
     app.command()(command)
+rules_app.command("explain")(explain_rules)
+rules_app.command("import")(import_rules)
 app.add_typer(config_app, name="config")
 app.add_typer(rules_app, name="rules")
 app.add_typer(policies_app, name="policies")

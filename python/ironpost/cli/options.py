@@ -29,6 +29,9 @@ DataDirOption = Annotated[
     typer.Option("--data-dir", help="Where the daemon keeps its state, as told to start.", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DirectoriesArgument = Annotated[
+    list[Path] | None, typer.Argument(metavar="[PATH…]", help="Files or directories; without one, those in use.")
+]
 LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most this many, newest first.")]
 
 

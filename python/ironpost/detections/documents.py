@@ -82,6 +82,11 @@ def check_readable(path: Path) -> None:
         ) from error
 
 
+def is_case_file(name: str) -> bool:
+    """Says whether a file of that name holds cases for the rules beside it (``x.test.yml``), not rules."""
+    return name.lower().endswith((".test.yml", ".test.yaml"))
+
+
 def rule_files(path: Path) -> Iterator[Path]:
     """Yields the rule files below a directory (``.yml`` and ``.yaml``), or the file itself, in a stable order."""
     if path.is_dir():
@@ -101,7 +106,8 @@ def _files_below(folder: str) -> Iterator[str]:
         if entry.is_dir(follow_symlinks=False):
             yield from _files_below(entry.path)
         elif entry.name.lower().endswith((".yml", ".yaml")) and entry.name[0] != "." and entry.is_file():
-            yield entry.path
+            if not is_case_file(entry.name):
+                yield entry.path
 
 
 def python_rule_files(path: Path) -> Iterator[Path]:

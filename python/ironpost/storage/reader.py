@@ -96,6 +96,13 @@ class StoreReader:
         )
         return [Detection.from_json(json.loads(row["body"])) for row in rows]
 
+    def hits_by_rule(self) -> dict[str, tuple[int, int]]:
+        """Returns, per rule id, the number of detections kept and the time of the last one in nanoseconds."""
+        rows = self._rows(
+            "SELECT rule_id, count(*) AS hits, max(timestamp) AS last FROM detections GROUP BY rule_id", ()
+        )
+        return {row["rule_id"]: (row["hits"], row["last"]) for row in rows}
+
     def _with_decisions(self, rows: list[sqlite3.Row]) -> list[Alert]:
         links = self._links("alert_id", "decision_id", (row["id"] for row in rows))
         return [alert_of(row, links.get(row["id"], ())) for row in rows]

@@ -194,6 +194,12 @@ impl Session {
         Ok(PyBytes::new(python, &json))
     }
 
+    /// Number of events so far; the `row` of a detection counts from the session's first.
+    #[getter]
+    fn rows(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).rows
+    }
+
     fn __repr__(&self) -> String {
         let rows = self.state.lock().unwrap_or_else(PoisonError::into_inner).rows;
         format!("Session({rows} events)")

@@ -158,12 +158,12 @@ Commands:
   allow      Never act on an address or network, and end the bans within it.
   undo       Take a decision back: unban, resume a container, reconnect it.
   approve    Carry out a decision of a policy that asks first.
-  detect     Run rules over a log file or events in JSON lines, and print...
+  detect     Run rules over log files or events in JSON lines, and print...
   parse      Parse a log file and print one ECS event in JSON per line.
   doctor     Check kernel, privilege, interfaces, Docker, logs, ports,...
   demo       Attack a real sshd, scan ports and inject a web container,...
   config     Show and check the configuration.
-  rules      Look at detection rules.
+  rules      Check, test, explain, import and list detection rules.
   policies   Look at response policies.
 """)
 

@@ -1,0 +1,320 @@
+"""Files as the offline commands read them: plain or compressed, log lines or JSON, one or several in order of time."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import heapq
+import json
+import lzma
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import typer
+
+from ironpost.errors import ConfigError, ParseError
+
+_PIECE_BYTES = 4 * 1024 * 1024
+#: Pieces of merged files: each is parsed twice, once for its times.
+_MERGED_BYTES = 1024 * 1024
+#: A line that is longer is handed on in parts.
+_LONGEST_LINE_BYTES = 64 * 1024 * 1024
+#: One JSON value of a file that is not one value per line.
+_LONGEST_VALUE_BYTES = 64 * 1024 * 1024
+#: Smaller files are read before anybody could wonder.
+_PROGRESS_BYTES = 64 * 1024 * 1024
+_PROGRESS_SECONDS = 0.5
+#: Lines that are no records to the parser; all others give a row each.
+_EMPTY = frozenset({b"", b"\r"})
+
+FileArgument = Annotated[str, typer.Argument(metavar="FILE|-", help="Log file, or - for standard input.")]
+FilesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE…|-", help="Log files or JSON events, also .gz, .bz2, .xz; several are read in order of time."
+    ),
+]
+FormatOption = Annotated[
+    str, typer.Option("--format", help="auto, syslog, rfc5424, rfc3164, json, apache, nginx, docker.")
+]
+YearOption = Annotated[int | None, typer.Option(min=1970, max=9999, help="Year of timestamps without one.")]
+TimezoneOption = Annotated[str, typer.Option(help="Zone of timestamps without one: UTC, local or a name.")]
+LogsourceOption = Annotated[
+    str, typer.Option(help="What the events are: product=…,category=…,service=….", show_default=False)
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How records are to be read."""
+
+    format: str = "auto"
+    year: int | None = None
+    timezone: str = "UTC"
+
+    def check(self) -> None:
+        """Tries the options on no text: an unknown format or zone is a mistake of usage, not of the file."""
+        try:
+            self.parse(b"")
+        except ParseError as error:
+            raise ConfigError(error.reason, hint=error.hint) from None
+
+    def parse(self, data: bytes) -> Any:
+        """Parses log lines to a batch."""
+        from ironpost.events import parse
+
+        return parse(data, format=self.format, year=self.year, timezone=self.timezone)
+
+    def is_events(self, data: bytes) -> bool:
+        """Says whether the records are events in JSON already, and not lines to be parsed."""
+        return self.format == "auto" and data.lstrip()[:1] == b"{"
+
+
+@dataclass(slots=True)
+class Piece:
+    """Whole records.
+
+    Attributes:
+        file: As it was named.
+        line: Number of the first line in the file.
+        offset: Byte of the first line, in the unpacked file.
+        places: Per record (file, line, offset), when the records are not simply one after another.
+    """
+
+    data: bytes
+    file: str
+    line: int = 1
+    offset: int = 0
+    places: list[tuple[str, int, int]] = field(default_factory=list)
+    _found: list[tuple[str, int, int]] | None = None
+
+    def place(self, record: int) -> tuple[str, int, int]:
+        """Returns file, line and offset of a record; empty lines are no records."""
+        if self._found is None:
+            self._found = self.places or list(self._lines())
+        return self._found[record] if record < len(self._found) else (self.file, self.line, self.offset)
+
+    def _lines(self) -> Iterator[tuple[str, int, int]]:
+        offset = self.offset
+        for number, line in enumerate(self.data.split(b"\n"), self.line):
+            if line not in _EMPTY:
+                yield self.file, number, offset
+            offset += len(line) + 1
+
+
+def logsource_of(text: str) -> dict[str, str]:
+    """Reads the option ``--logsource``."""
+    source: dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        key, equals, value = part.partition("=")
+        if not equals or key not in {"product", "category", "service"}:
+            raise ConfigError(
+                f"{part!r} is no part of a log source", hint="for example --logsource product=linux,service=sshd"
+            )
+        source[key] = value
+    return source
+
+
+def read_pieces(file: str, *, progress: bool = True) -> Iterator[Piece]:
+    """Yields a file in pieces of whole lines, as soon as there is one: standard input may never end."""
+    with _opened(file) as raw:
+        first = os.read(raw.fileno(), _PIECE_BYTES)
+        shown = _Progress(raw, file) if progress else None
+        read = _unpacked(raw, first)
+        start = read(_PIECE_BYTES)
+        if _is_one_value(start):
+            yield from _values(file, start, read)
+            return
+        line = 1
+        offset = 0
+        for data in _whole_lines(start, read):
+            converted = _journal(data) if b'"__REALTIME_TIMESTAMP"' in data[:8192] else data
+            yield Piece(converted, file, line, offset)
+            line += data.count(b"\n")
+            offset += len(data)
+            if shown:
+                shown.step()
+        if shown:
+            shown.end()
+
+
+def merged_pieces(files: Sequence[str], reading: Reading) -> Iterator[Piece]:
+    """Yields the records of several files in order of time; one without a time follows the one before it."""
+    streams = [_timed(number, file, reading) for number, file in enumerate(files)]
+    waiting: list[bytes] = []
+    places: list[tuple[str, int, int]] = []
+    size = 0
+    is_events = False
+    for _, _, line, place in heapq.merge(*streams, key=lambda item: item[:2]):
+        kind = reading.is_events(line)
+        if waiting and (kind != is_events or size > _MERGED_BYTES):
+            yield Piece(b"\n".join(waiting) + b"\n", places[0][0], places=places)
+            waiting, places, size = [], [], 0
+        is_events = kind
+        waiting.append(line)
+        places.append(place)
+        size += len(line)
+    if waiting:
+        yield Piece(b"\n".join(waiting) + b"\n", places[0][0], places=places)
+
+
+def _timed(number: int, file: str, reading: Reading) -> Iterator[tuple[str, int, bytes, tuple[str, int, int]]]:
+    last = ""
+    for piece in read_pieces(file, progress=False):
+        lines = [line for line in piece.data.split(b"\n") if line not in _EMPTY]
+        times = reading.parse(piece.data).column("@timestamp")
+        for index, line in enumerate(lines):
+            moment = times[index] if index < len(times) else None
+            last = moment.removesuffix("Z") if moment else last
+            yield last, number, line, piece.place(index)
+
+
+def _opened(file: str) -> BinaryIO:
+    return os.fdopen(os.dup(0), "rb", buffering=0) if file == "-" else Path(file).open("rb", buffering=0)
+
+
+class _Joined:
+    """What was read already, then the rest of the file."""
+
+    def __init__(self, start: bytes, raw: BinaryIO) -> None:
+        self._start = start
+        self._raw = raw
+
+    def read(self, size: int = -1) -> bytes:
+        if self._start:
+            wanted = len(self._start) if size < 0 else size
+            found, self._start = self._start[:wanted], self._start[wanted:]
+            return found
+        return os.read(self._raw.fileno(), _PIECE_BYTES if size < 0 else size)
+
+    def readable(self) -> bool:
+        return True
+
+
+def _unpacked(raw: BinaryIO, start: bytes) -> Callable[[int], bytes]:
+    joined: Any = _Joined(start, raw)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=joined).read1
+    if start.startswith(b"BZh"):
+        return bz2.BZ2File(joined).read1
+    if start.startswith(b"\xfd7zXZ\x00"):
+        return lzma.LZMAFile(joined).read1
+    return joined.read  # type: ignore[no-any-return]
+
+
+def _whole_lines(start: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
+    rest = b""
+    piece = start
+    while piece:
+        rest += piece
+        whole, found, left = rest.rpartition(b"\n")
+        if found:
+            yield whole + found
+            rest = left
+        elif len(rest) > _LONGEST_LINE_BYTES:
+            yield rest
+            rest = b""
+        piece = read(_PIECE_BYTES)
+    if rest:
+        yield rest
+
+
+def _is_one_value(start: bytes) -> bool:
+    """A JSON list of events, or an event over several lines."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    return (text[:1] == b"[" and text[1:].lstrip()[:1] == b"{") or text.split(b"\n", 1)[0].strip() == b"{"
+
+
+def _values(file: str, start: bytes, read: Callable[[int], bytes]) -> Iterator[Piece]:
+    """One piece per run of JSON values; their place is the line on which they begin."""
+    import codecs
+
+    decoder = json.JSONDecoder()
+    bytes_in = codecs.getincrementaldecoder("utf-8")("replace")
+    text = bytes_in.decode(start).lstrip("\ufeff")
+    line, more = 1, True
+    while True:
+        made: list[bytes] = []
+        places: list[tuple[str, int, int]] = []
+        at = 0
+        while True:
+            begin = at
+            while at < len(text) and text[at] in " \t\r\n,[]":
+                at += 1
+            line += text.count("\n", begin, at)
+            try:
+                value, end = decoder.raw_decode(text, at)
+            except json.JSONDecodeError:
+                break
+            places.append((file, line, -1))
+            made.append(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
+            line += text.count("\n", at, end)
+            at = end
+        text = text[at:]
+        if made:
+            yield Piece(b"\n".join(made) + b"\n", file, places=places)
+        if not more:
+            if text.strip():
+                raise ParseError("JSON ends too early or is none", path=file, line=line)
+            return
+        if len(text) > _LONGEST_VALUE_BYTES:
+            raise ParseError(f"no JSON value ends within {_LONGEST_VALUE_BYTES >> 20} MiB", path=file, line=line)
+        fresh = read(_PIECE_BYTES)
+        more = bool(fresh)
+        text += bytes_in.decode(fresh, final=not more)
+
+
+def _journal(data: bytes) -> bytes:
+    """The lines of ``journalctl -o json`` as syslog lines, which parsers and rules know."""
+    made = []
+    for line in data.splitlines():
+        try:
+            entry = json.loads(line)
+            seconds = int(entry["__REALTIME_TIMESTAMP"]) / 1_000_000
+            moment = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            message = entry.get("MESSAGE", "")
+            # journald writes text that is no UTF-8 as a list of bytes.
+            text = bytes(message).decode("utf-8", "replace") if isinstance(message, list) else str(message)
+            name = str(entry.get("SYSLOG_IDENTIFIER") or entry.get("_COMM") or "unknown")
+            pid = entry.get("SYSLOG_PID") or entry.get("_PID")
+            tag = f"{name}[{pid}]" if pid else name
+            text = f"{moment} {entry.get('_HOSTNAME') or 'localhost'} {tag}: {text}"
+        except (ValueError, KeyError, TypeError, OverflowError):
+            made.append(line)
+            continue
+        made.append(" ".join(text.splitlines()).encode("utf-8", "replace"))
+    return b"\n".join(made) + b"\n"
+
+
+class _Progress:
+    """Says on a terminal how far a large file is read."""
+
+    def __init__(self, raw: BinaryIO, file: str) -> None:
+        self._raw = raw
+        self._file = file
+        try:
+            self._total = os.fstat(raw.fileno()).st_size
+        except OSError:
+            self._total = 0
+        self._active = sys.stderr.isatty() and self._total > _PROGRESS_BYTES
+        self._said = time.monotonic()
+
+    def step(self) -> None:
+        now = time.monotonic()
+        if self._active and now - self._said > _PROGRESS_SECONDS:
+            from ironpost.cli.output import safe
+
+            self._said = now
+            share = 100 * os.lseek(self._raw.fileno(), 0, os.SEEK_CUR) // self._total
+            sys.stderr.write(f"\r{safe(self._file)}: {share} %\x1b[K")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._active:
+            sys.stderr.write("\r\x1b[K")
