@@ -131,7 +131,8 @@ def run_cases(rules: RuleSet, cases: Sequence[Case], *, year: int | None = None)
     sets: dict[str, tuple[RuleSet, Explanations]] = {}
     for case in cases:
         if case.rule_id not in sets:
-            alone = RuleSet(tuple(_loud(rule) for rule in _needed(rules, case.rule_id)))
+            needed = tuple(_loud(rule) for rule in _needed(rules, case.rule_id))
+            alone = RuleSet(needed, judges=rules.judges)
             sets[case.rule_id] = (alone, Explanations(alone))
         alone, explanations = sets[case.rule_id]
         try:

@@ -35,7 +35,7 @@ RulesOption = Annotated[list[Path] | None, typer.Option("--rules", "-r", help="R
 
 
 def load_rules(directories: list[Path] | None, config: Path | None, *, cached: bool = True) -> RuleSet:
-    """Loads the named rules, or those in use; a set from the cache has no warnings and no field maps."""
+    """Loads the named rules, or those in use; a set from the cache has no field maps."""
     from ironpost.detections import RuleSet
 
     cache: Literal["user"] | None = "user" if cached else None

@@ -87,6 +87,10 @@ def is_case_file(name: str) -> bool:
     return name.lower().endswith((".test.yml", ".test.yaml"))
 
 
+def _is_rule_file(name: str) -> bool:
+    return name.lower().endswith((".yml", ".yaml")) and name[0] != "." and not is_case_file(name)
+
+
 def rule_files(path: Path) -> Iterator[Path]:
     """Yields the rule files below a directory (``.yml`` and ``.yaml``), or the file itself, in a stable order."""
     if path.is_dir():
@@ -105,9 +109,8 @@ def _files_below(folder: str) -> Iterator[str]:
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from _files_below(entry.path)
-        elif entry.name.lower().endswith((".yml", ".yaml")) and entry.name[0] != "." and entry.is_file():
-            if not is_case_file(entry.name):
-                yield entry.path
+        elif _is_rule_file(entry.name) and entry.is_file():
+            yield entry.path
 
 
 def python_rule_files(path: Path) -> Iterator[Path]:

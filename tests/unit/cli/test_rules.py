@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ironpost.storage import CommitUnit, Store
+from support.response import detection
+
 ROOT = Path(__file__).parents[3]
 FAILED = "Nov 20 10:00:0{0} web sshd[9]: Failed password for root from 203.0.113.7 port 4{0} ssh2\n"
 RULE = """\
@@ -269,6 +272,17 @@ def test_list_filters_and_says_what_is_unfed(rules: Path, tmp_path: Path) -> Non
     assert ids("--search", "ENCODED") == {"encoded_command", "three_encoded"}
     assert ids("--fed") | ids("--unfed") == ids()
     assert "s" in ids("--fed")
+
+
+def test_hits_of_the_daemon_are_counted_by_rule(rules: Path, tmp_path: Path) -> None:
+    with Store(tmp_path / "data" / "ironpost.db") as store:
+        store.commit(CommitUnit([detection(number, rule_id="encoded_command") for number in (1, 2, 3)]))
+    reply = run("rules", "list", "--json", "--data-dir", str(tmp_path / "data"), str(rules))
+    hits = {one["id"]: (one["hits"], one["last_hit"]) for one in json.loads(reply.stdout)["rules"]}
+    assert hits == {"encoded_command": (3, detection(3).timestamp), "three_encoded": (0, None)}
+    shown = run("rules", "show", "encoded_command", "--rules", str(rules), "--data-dir", str(tmp_path / "data")).stdout
+    assert "hits        3, last " in shown
+    assert "203.0.113.7 x3\n" in shown
 
 
 def test_show_tells_how_a_rule_was_lowered(rules: Path, tmp_path: Path) -> None:

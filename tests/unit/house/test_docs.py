@@ -13,6 +13,7 @@ import pytest
 from typer.main import get_command
 
 from ironpost import _core
+from ironpost.authoring import find_cases, lint, run_cases
 from ironpost.cli.app import app
 from ironpost.config import load as load_config
 from ironpost.config.load import DEFAULT_PATH
@@ -59,6 +60,30 @@ def test_rules_in_the_documents_load(text: str) -> None:
     assert rules.refused == ()
     assert rules.rules
     assert len(rules.native) >= 1
+
+
+def test_the_cases_of_the_guide_pass_with_its_rule(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "guides" / "rules.md").read_text(encoding="utf-8")
+    found = dict(FENCE.findall(text))
+    (tmp_path / "service_login.yml").write_text(found["yaml rule"])
+    (tmp_path / "service_login.test.yml").write_text(found["yaml cases"])
+    rules = RuleSet.load(tmp_path)
+    cases, broken = find_cases(rules)
+    assert broken == []
+    assert [(report.case.name, report.reason) for report in run_cases(rules, cases)] == [
+        ("a login by password", ""),
+        ("a person", ""),
+        ("an event that is parsed already", ""),
+    ]
+    assert lint(rules, [tmp_path]) == []
+
+
+def test_every_check_of_rules_is_described() -> None:
+    text = (ROOT / "docs" / "guides" / "rules.md").read_text(encoding="utf-8")
+    written = "".join(source(f"python/ironpost/authoring/{name}.py") for name in ("lint", "values"))
+    codes = set(re.findall(r'"(?:warning|note)",\s*"([a-z]+(?:-[a-z]+)+|status)"', written))
+    assert len(codes) >= 15
+    assert missing(text, codes) == []
 
 
 @pytest.mark.parametrize("text", blocks("yaml field-map"))
