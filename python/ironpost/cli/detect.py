@@ -99,7 +99,9 @@ def detect(
             say(f"error: rule {safe(rule_id)} — {safe(health.disabled or health.last_error)}")
     total = found.total()
     by_level = ", ".join(f"{found[str(one)]} {one}" for one in sorted(Severity, reverse=True) if found[str(one)])
-    say(f"{total} detections{f' ({by_level})' if total else ''} in {session.rows} events, {len(chosen.rules)} rules")
+    say(
+        f"{total} detections{f' ({by_level})' if total else ''} in {session.rows:,} events, {len(chosen.rules):,} rules"
+    )
     if chosen.refused:
         raise typer.Exit(1)
     if fail_on and highest is not None and highest >= Severity.parse(fail_on):
@@ -120,6 +122,9 @@ def _show(value: dict[str, Any], piece: Piece, before: int, *, json: bool, brief
     group = ", ".join(f"{name}={text}" for name, text in made["group"].items())
     moment = show_time(made["timestamp"]) if has_time else "-"
     count = f" x{made['count']}" if made["count"] > 1 else ""
+    measure = made.get("measure")
+    if measure is not None and measure != made["count"]:
+        count += f" ({measure:g})"
     head = f"{moment} {made['level'].upper():8} {made['rule_id']}: {made['rule_title']}"
     print_line(f"{safe(head)}{f' [{safe(group)}]' if group else ''}{count}")
     if brief:

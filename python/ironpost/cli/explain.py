@@ -105,8 +105,8 @@ def _feeds(rules: RuleSet, rule_id: str, event: Mapping[str, Any]) -> list[dict[
         plan = rule.plan
         if rule.kind == "correlation" and rule_id in plan["rules"]:
             group = {}
-            for name in plan["group_by"]:
-                names = plan["aliases"].get(name, {}).get(rule_id, [name])
+            for name in plan.get("group_by", ()):
+                names = plan.get("aliases", {}).get(name, {}).get(rule_id, [name])
                 names = [names] if isinstance(names, str) else names
                 group[name] = next((event[one] for one in names if one in event), None)
             made.append(
@@ -114,7 +114,8 @@ def _feeds(rules: RuleSet, rule_id: str, event: Mapping[str, Any]) -> list[dict[
                     "id": rule.id,
                     "title": rule.title,
                     "type": plan["type"],
-                    "condition": plan["condition"],
+                    "condition": plan.get("condition") or {},
+                    "expression": plan.get("expression"),
                     "timespan_seconds": plan["timespan_ns"] / 1e9,
                     "group": group,
                 }

@@ -343,10 +343,10 @@ def show_rule(
             print_line(line)
     else:
         seconds = found.plan["timespan_ns"] / 1e9
-        print_line(
-            f"{found.plan['type']} by {safe(', '.join(found.plan['group_by']) or 'nothing')} within {seconds:g} s"
-        )
-        print_line(f"condition: {safe(found.plan['condition'] or 'every rule was seen')}")
+        group = ", ".join(found.plan.get("group_by", ())) or "nothing"
+        asked = found.plan.get("expression") or found.plan.get("condition") or "every rule was seen"
+        print_line(f"{found.plan['type']} by {safe(group)} within {seconds:g} s")
+        print_line(f"condition: {safe(asked)}")
     for alert in alerts:
         print_line(f"{show_time(alert['last_seen'])} {safe(alert['entity']['value'] or '-')} x{alert['count']}")
 
