@@ -129,7 +129,9 @@ def _look(config: Path | None, flags: dict[str, tuple[str, Any]]) -> _Found:
         return _Found(str(config or error.path), getattr(error, "problems", (error,)))
     problems: list[PlacedError] = []
     try:
-        rules = RuleSet.load(*places.rule_dirs, doubt=setting_doubt, python_files=True)
+        rules = RuleSet.load(
+            *places.rule_dirs, field_maps=places.field_map_dirs, doubt=setting_doubt, python_files=True
+        )
     except RuleError as error:
         problems.append(error)
         rules = RuleSet.load()

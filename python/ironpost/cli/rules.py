@@ -35,13 +35,15 @@ RulesOption = Annotated[list[Path] | None, typer.Option("--rules", "-r", help="R
 
 
 def load_rules(directories: list[Path] | None, config: Path | None, *, cached: bool = True) -> RuleSet:
-    """Loads the named rules, or those in use; a set from the cache has no field maps."""
+    """Loads the named rules, or those in use."""
+    from ironpost.config import decide_places
     from ironpost.detections import RuleSet
 
     cache: Literal["user"] | None = "user" if cached else None
     if directories:
         return RuleSet.load(*directories, cache=cache)
-    return RuleSet.load(*rule_directories(config), cache=cache, python_files=True)
+    places = decide_places(load_configuration(config), environment=os.environ)
+    return RuleSet.load(*places.rule_dirs, field_maps=places.field_map_dirs, cache=cache, python_files=True)
 
 
 def rule_directories(config: Path | None) -> tuple[Path, ...]:

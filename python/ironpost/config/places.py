@@ -24,6 +24,7 @@ class Places:
         pid_file: None when none is written.
         control_socket: The Unix socket of the command line.
         rule_dirs: Directories with Sigma rules.
+        field_map_dirs: Directories with field maps besides the shipped ones.
         policy_dirs: Directories with policies.
         notices: One sentence per fall-back that was taken.
     """
@@ -33,6 +34,7 @@ class Places:
     control_socket: Path
     rule_dirs: tuple[Path, ...]
     policy_dirs: tuple[Path, ...]
+    field_map_dirs: tuple[Path, ...] = ()
     notices: tuple[str, ...] = ()
 
 
@@ -72,6 +74,7 @@ def decide_places(loaded: Loaded, *, environment: Mapping[str, str]) -> Places:
         pid_file=pid_file,
         control_socket=Path(general.control_socket or data_dir / "control.sock"),
         rule_dirs=(_directory(loaded, "log_pipeline.rule_dir", "rules"),),
+        field_map_dirs=_field_maps(loaded),
         policy_dirs=(_directory(loaded, "container.policy_path", "policies"),),
         notices=tuple(notices),
     )
@@ -145,6 +148,13 @@ def _directory(loaded: Loaded, key: str, name: str) -> Path:
         field=key,
         hint=f"create it, or leave {key} out to use the {name} that come with Ironpost",
     )
+
+
+def _field_maps(loaded: Loaded) -> tuple[Path, ...]:
+    """The directory of the operator's maps; the shipped ones apply beside it, so a missing default is none."""
+    key = "log_pipeline.field_map_dir"
+    chosen = _directory(loaded, key, "field_maps")
+    return () if chosen == packaged("field_maps") else (chosen,)
 
 
 def _user_state(environment: Mapping[str, str]) -> Path:

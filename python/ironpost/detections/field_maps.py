@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from ironpost.detections.documents import Document, read_documents, refuse_unknown_keys
 from ironpost.errors import RuleError
+from ironpost.ownership import Doubt
 
 PARTS = ("product", "category", "service")
 """The parts of a log source."""
@@ -117,16 +118,24 @@ def shipped_maps() -> tuple[FieldMap, ...]:
     return tuple(load_maps([Path(str(resources.files("ironpost") / "data" / "field_maps"))]))
 
 
-def load_maps(paths: Iterable[Path]) -> list[FieldMap]:
+def load_maps(paths: Iterable[Path], *, doubt: Callable[[Path], Doubt | None] | None = None) -> list[FieldMap]:
     """Reads field maps from files and directories.
 
+    Args:
+        paths: Files and directories.
+        doubt: Says why a file may be a stranger's; None trusts all.
+
     Raises:
-        RuleError: When a map can't be used; a wrong map would silently blind rules, so none is skipped.
+        RuleError: When a map can't be used, or may be a stranger's; a wrong map would silently blind rules, so none is
+            skipped.
     """
     maps: list[FieldMap] = []
     for path in paths:
         files = sorted(path.glob("*.yml")) if path.is_dir() else [path]
         for file in files:
+            if doubt and (found := doubt(file)):
+                reason = f"not used, a stranger could change it: {found}"
+                raise RuleError(reason, path=str(file), hint=found.remedy)
             for document in read_documents(file):
                 if isinstance(document, RuleError):
                     raise document

@@ -139,7 +139,7 @@ class RuleSet:
                 files += rule_files(path)
                 python.files += [(found, python_files) for found in python_rule_files(path)]
         doubts = [doubt(file) if doubt else None for file in files]
-        given, values = tuple(field_maps), placeholders or {}
+        given, values = _own_maps(field_maps, doubt), placeholders or {}
         directory = user_cache() if cache == "user" else cache
         if directory is None or len(files) < MIN_FILES or python:
             return _compiled(files, doubts, given, values, None, python=python)
@@ -310,11 +310,17 @@ def _listed(items: Iterable[bytes]) -> Iterator[bytes]:
         yield item
 
 
-def _maps(given: Iterable[str | Path | FieldMap]) -> FieldMaps:
+def _own_maps(
+    given: Iterable[str | Path | FieldMap], doubt: Callable[[Path], Doubt | None] | None = None
+) -> list[FieldMap]:
     own: list[FieldMap] = []
     for item in given:
-        own += [item] if isinstance(item, FieldMap) else load_maps([Path(item)])
-    return FieldMaps([*own, *shipped_maps()])
+        own += [item] if isinstance(item, FieldMap) else load_maps([Path(item)], doubt=doubt)
+    return own
+
+
+def _maps(given: Iterable[str | Path | FieldMap]) -> FieldMaps:
+    return FieldMaps([*_own_maps(given), *shipped_maps()])
 
 
 def _not_ours(file: Path, doubt: Doubt) -> RuleError:

@@ -260,7 +260,13 @@ def plain(counters: Any) -> dict[str, Any]:
 
 def _load_rules(places: Places, board: HealthBoard) -> RuleSet:
     try:
-        rules = RuleSet.load(*places.rule_dirs, doubt=setting_doubt, python_files=True, cache=places.data_dir / "packs")
+        rules = RuleSet.load(
+            *places.rule_dirs,
+            field_maps=places.field_map_dirs,
+            doubt=setting_doubt,
+            python_files=True,
+            cache=places.data_dir / "packs",
+        )
         _log.debug("rules_loaded", loaded=len(rules.rules), pack=rules.pack)
     except RuleError as error:  # it went, or became unreadable, after the configuration was checked
         _log.error("rules_not_loaded", path=error.path, reason=error.reason)

@@ -42,7 +42,7 @@ class Reloader:
         self._board = board
         self._log = get_logger("ironpost.pipeline.upkeep")
         self._asked = asyncio.Event()
-        self._rules_seen = fingerprint(places.rule_dirs)
+        self._rules_seen = fingerprint((*places.rule_dirs, *places.field_map_dirs))
         self._policies_seen = fingerprint(places.policy_dirs)
 
     def ask(self) -> None:
@@ -58,7 +58,8 @@ class Reloader:
 
     async def look(self) -> None:
         """Looks once, and takes over what has changed."""
-        rules_now = await asyncio.to_thread(fingerprint, self._places.rule_dirs)
+        watched = (*self._places.rule_dirs, *self._places.field_map_dirs)
+        rules_now = await asyncio.to_thread(fingerprint, watched)
         if rules_now != self._rules_seen:
             self._rules_seen = rules_now
             await self._take_rules()
@@ -71,7 +72,12 @@ class Reloader:
         try:
             packs = self._places.data_dir / "packs"
             rules = await asyncio.to_thread(
-                RuleSet.load, *self._places.rule_dirs, doubt=setting_doubt, python_files=True, cache=packs
+                RuleSet.load,
+                *self._places.rule_dirs,
+                field_maps=self._places.field_map_dirs,
+                doubt=setting_doubt,
+                python_files=True,
+                cache=packs,
             )
             known = {refused.path for refused in self._parts.rules.refused}
             broken = next((refused for refused in rules.refused if refused.path not in known), None)

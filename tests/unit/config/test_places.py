@@ -32,9 +32,16 @@ def test_an_empty_pid_file_means_none(tmp_path):
 def test_rules_that_come_with_ironpost_are_used_when_none_are_installed(tmp_path):
     places = decide_places(loaded_from(tmp_path, ""), environment={})
     assert places.rule_dirs == (packaged("rules"),)
+    assert places.field_map_dirs == ()  # the shipped ones apply anyway
 
 
-@pytest.mark.parametrize("key", ["log_pipeline.rule_dir", "container.policy_path"])
+def test_the_operators_field_maps_are_read_where_the_configuration_says(tmp_path):
+    (tmp_path / "maps").mkdir()
+    loaded = loaded_from(tmp_path, f'[log_pipeline]\nfield_map_dir = "{tmp_path}/maps"\n')
+    assert decide_places(loaded, environment={}).field_map_dirs == (tmp_path / "maps",)
+
+
+@pytest.mark.parametrize("key", ["log_pipeline.rule_dir", "log_pipeline.field_map_dir", "container.policy_path"])
 def test_an_explicit_directory_that_is_missing_is_an_error_naming_the_key(tmp_path, key):
     section, _, name = key.partition(".")
     loaded = loaded_from(tmp_path, f'[{section}]\n{name} = "{tmp_path}/none"\n')

@@ -9,6 +9,7 @@ import pytest
 from ironpost.detections import RuleSet
 from ironpost.detections.field_maps import FieldMap, FieldMaps, load_maps, shipped_maps
 from ironpost.errors import RuleError
+from ironpost.ownership import Doubt
 
 
 def rule(logsource: str, detection: str) -> str:
@@ -427,6 +428,16 @@ def test_own_maps_stand_before_the_shipped_ones(tmp_path: Path) -> None:
         assert fires(text, {**source, **event}, field_maps=[path]), event
     assert not fires(text, {**source, "program": "y", "process": {"executable": "x"}}, field_maps=[path])
     assert fires(text, {**source, "process": {"executable": "x"}}, field_maps=[path])
+
+
+def test_a_map_that_a_stranger_could_change_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "own.yml"
+    path.write_text("fields: {Image: program}\n")
+    doubt = Doubt(str(path), "is writable for everybody", "chmod o-w own.yml")
+    with pytest.raises(RuleError, match="stranger") as caught:
+        RuleSet.load(field_maps=[tmp_path], doubt=lambda _: doubt)
+    assert caught.value.path == str(path)
+    assert RuleSet.load(field_maps=[tmp_path], doubt=lambda _: None).refused == ()
 
 
 def test_targets_are_in_the_order_of_precedence() -> None:
