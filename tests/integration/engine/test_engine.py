@@ -19,6 +19,8 @@ from ironpost import _core
 from ironpost.detections import RuleSet
 from ironpost.errors import ConfigError, SourceError
 from ironpost.events.extractors import built_in
+from ironpost.model import Detection
+from ironpost.storage import CommitUnit, Store
 
 _RULES = """
 title: Failed login over SSH
@@ -241,3 +243,23 @@ def test_nothing_happens_at_import() -> None:
         assert set(os.listdir("/proc/self/fd")) == before
     """)
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+async def test_an_alert_grows_while_an_attack_goes_on_also_over_kills(log: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "ironpost.db")
+    for cut in range(4):
+        engine = _core.Engine(json.dumps({"files": [{"path": str(log)}]}).encode(), _native(_RULES), built_in())
+        engine.start(store.checkpoints(), store.windows())
+        _append(log, "".join(_failed(cut * 10 + second) for second in range(10)))
+        grown = {0: 10, 1: 20, 2: 20, 3: 40}[cut]  # five, ten, twenty, forty: told when it has doubled
+        async with asyncio.timeout(60):
+            while sum(alert.count for alert in store.alerts()) < grown or f":{log}" not in str(store.checkpoints()):
+                batch = await engine.next_batch()
+                assert batch is not None
+                found = [Detection.from_json(one) for one in json.loads(batch.detections)]
+                store.commit(CommitUnit(found, dict(batch.checkpoints), tuple(batch.windows)))
+                engine.acknowledge(batch.sequence)
+        del engine  # what was not stored is lost with it, and read again
+    (alert,) = (alert for alert in store.alerts() if alert.rule_id == _BRUTE)
+    assert (alert.count, alert.last_seen - alert.first_seen) == (40, 35 * 1_000_000_000)
+    store.close()
