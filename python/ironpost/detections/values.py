@@ -195,7 +195,10 @@ def tests_of(
         compare = "eq" if operator == "equals" else operator
         return [Test("timepart", {"part": modifiers.time_part, "compare": compare, "number": number})]
     if operator in COMPARISONS:
-        return [Test(operator, _number(value, operator))]
+        number = _number(value, operator)
+        # JSON readers make a float of a larger integer; as text it stays exact.
+        is_large = isinstance(number, int) and abs(number) >= 1 << 63
+        return [Test(operator, str(number) if is_large else number)]
     text = text_of(value)
     expands = "expand" in modifiers.transforms
     if operator in {"re", "cidr", "fieldref"}:

@@ -199,6 +199,7 @@ NUMBERS = [
     Case("a|gt: '5'", "ours: numeric text is a number to gt (pySigma refuses)", a(6), a(5)),
     Case("a|gt: -1.5e1", "ours: numbers as JSON writes them", a(-14, -14.9), a(-16, -15)),
     Case("a|gt: 9007199254740992", "ours: integers compare exactly", a(9007199254740993, "9007199254740993"), a(9007199254740992)),
+    Case("a|lt: 18446744073709551616", "ours: integers compare exactly, of any size", a(18446744073709551615), a(18446744073709551616)),
     Case("a|gt: [10, 5]", "modifiers: lists are OR", a(6), a(5)),
     Case("{a|gte: 5, a|lt: 10}", "modifiers: a range is two keys", a(5, 9), a(4, 10)),
     Case("a|gt: 5", "ours: 'inf', 'nan' and hexadecimal are no numbers", [], a("inf", "nan", "0x10", True)),
