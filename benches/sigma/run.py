@@ -205,7 +205,8 @@ def threads(binary: Path, plan: Path, folder: Path, rounds: int) -> dict[str, An
     one, two = (rate(found["events"], found[key], "min") for key in ("one_wall", "two_wall"))
     extra = found["two_cpu"]["min"] / found["one_cpu"]["min"]
     print(f"\nthreads, win_mixed routed, wall clock: one {one:,.0f} events/s, two {two:,.0f}, ratio {two / one:.2f}")
-    print(f"  CPU an event with two threads: {extra:.2f} of one thread's; load average {os.getloadavg()[0]:.1f}")
+    print(f"  CPU an event with two threads: {extra:.2f} of one thread's, so {2 / extra:.2f} with two free cores")
+    print(f"  load average {os.getloadavg()[0]:.1f}")
     return found
 
 
