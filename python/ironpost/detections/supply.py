@@ -96,7 +96,7 @@ class Supply:
         wanted = rule.plan.get("logsource") or {}
         targets = rule.mapper.targets if rule.mapper else lambda name: (name,)
         fitting = [feed for feed in self.present if _routes(wanted, feed)]
-        fed_by = tuple(feed.name for feed in fitting if _can_hold(rule.plan, feed.fields, targets))
+        fed_by = tuple(dict.fromkeys(feed.name for feed in fitting if _can_hold(rule.plan, feed.fields, targets)))
         if fed_by:
             return Judgement(fed_by)
         for feed in self.possible:
@@ -192,12 +192,14 @@ def _can_hold(
 
 def _shipped_feeds() -> list[Feed]:
     data = Path(str(resources.files("ironpost") / "data"))
-    fields: set[str] = set()
-    logsources: list[Mapping[str, str]] = []
+    extracted: list[tuple[frozenset[str], tuple[Mapping[str, str], ...]]] = []
     for file in sorted((data / "extractors").glob("*.yml")):
         for document in read_documents(file):
             if isinstance(document, Document):
+                fields: set[str] = set()
+                logsources: list[Mapping[str, str]] = []
                 _collect(document.data, fields, logsources)
+                extracted.append((frozenset(fields), tuple(logsources)))
     feeds = []
     for file in sorted((data / "feeds").glob("*.yml"), reverse=True):  # the host's own feeds explain first
         for document in read_documents(file):
@@ -205,8 +207,11 @@ def _shipped_feeds() -> list[Feed]:
                 raise document
             feed = _feed(document)
             if document.data.get("extractors") is True and feed.fields is not None:
-                own = tuple(source for source in logsources if _compatible_any(source, feed.logsources))
-                feed = replace(feed, fields=feed.fields | fields, logsources=feed.logsources + own)
+                # One line is read by one extractor: its fields do not meet those of another.
+                for captured, sources in extracted:
+                    own = tuple(source for source in sources if _compatible_any(source, feed.logsources))
+                    if own:
+                        feeds.append(replace(feed, fields=feed.fields | captured, logsources=own))
             feeds.append(feed)
     return feeds
 
