@@ -195,10 +195,10 @@ def tests_of(
         compare = "eq" if operator == "equals" else operator
         return [Test("timepart", {"part": modifiers.time_part, "compare": compare, "number": number})]
     if operator in COMPARISONS:
-        number = _number(value, operator)
+        bound = _number(value, operator)
         # JSON readers make a float of a larger integer; as text it stays exact.
-        is_large = isinstance(number, int) and abs(number) >= 1 << 63
-        return [Test(operator, str(number) if is_large else number)]
+        is_large = isinstance(bound, int) and abs(bound) >= 1 << 63
+        return [Test(operator, str(bound) if is_large else bound)]
     text = text_of(value)
     expands = "expand" in modifiers.transforms
     if operator in {"re", "cidr", "fieldref"}:
