@@ -230,13 +230,22 @@ impl<const ROWS: usize> Grams<ROWS> {
         }
     }
 
-    /// Looks at every byte of a text. `padded` is the text and two bytes more.
+    /// Looks at every byte of a text, four at a time. `padded` is the text and `PADDING` bytes more.
     fn narrow(&self, text: &[u8], padded: &[u8], needles: &[Needle], found: &mut impl FnMut(&Range<u32>)) {
-        for (at, bytes) in padded.windows(4).enumerate() {
-            let gram = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            let slot = narrow_slot(gram, ROWS);
-            if self.rows[slot.0] >> slot.1 & 1 != 0 {
-                self.compare(slot, u64::from(gram), text, at, needles, found);
+        for (step, bytes) in padded.windows(8).step_by(4).enumerate() {
+            let word = bytes.try_into().map_or(0, u64::from_le_bytes);
+            let grams = [word as u32, (word >> 8) as u32, (word >> 16) as u32, (word >> 24) as u32];
+            let bits = grams.map(|gram| {
+                let slot = narrow_slot(gram, ROWS);
+                self.rows[slot.0] >> slot.1 & 1
+            });
+            if bits[0] | bits[1] | bits[2] | bits[3] == 0 {
+                continue;
+            }
+            for (at, (gram, bit)) in (step * 4..).zip(grams.into_iter().zip(bits)) {
+                if bit != 0 {
+                    self.compare(narrow_slot(gram, ROWS), u64::from(gram), text, at, needles, found);
+                }
             }
         }
     }
@@ -284,12 +293,12 @@ impl Tables {
     }
 
     fn find(&self, padded: &[u8], length: usize, needles: &[Needle], found: &mut impl FnMut(&Range<u32>)) {
-        let (text, narrow) = (&padded[..length], &padded[..length + 2]);
+        let text = &padded[..length];
         if let Some(grams) = &self.narrow {
-            grams.narrow(text, narrow, needles, found);
+            grams.narrow(text, padded, needles, found);
         }
         if let Some(grams) = &self.small_narrow {
-            grams.narrow(text, narrow, needles, found);
+            grams.narrow(text, padded, needles, found);
         }
         if let Some(grams) = &self.wide {
             grams.wide(text, needles, found);
@@ -453,6 +462,8 @@ pub(crate) struct Commonness {
 }
 
 const COUNT_BITS: u32 = 16;
+/// A rare gram is looked for in so many first bytes of a needle.
+const MAX_LOOKED_AT: usize = 40;
 
 impl Commonness {
     pub(crate) fn new<'a>(needles: impl Iterator<Item = &'a [u8]>) -> Self {
@@ -484,8 +495,11 @@ impl Commonness {
 
     /// Where the `width` bytes begin that are seen least often; `text` has at least `width` (at least 4) bytes.
     fn rarest(&self, text: &[u8], width: usize) -> usize {
-        let counts: Vec<u32> =
-            text.windows(4).map(|bytes| self.counts[Self::slot(short_gram(bytes))]).collect();
+        let text = &text[..text.len().min(MAX_LOOKED_AT)];
+        let mut counts = [0; MAX_LOOKED_AT];
+        for (count, bytes) in counts.iter_mut().zip(text.windows(4)) {
+            *count = self.counts[Self::slot(short_gram(bytes))];
+        }
         // A gram of eight bytes is as rare as the rarest four in it; a window of grams costs as much as their sum.
         let grams = width.min(WIDE) - 3;
         let cost = |start: usize| -> u32 {

@@ -150,8 +150,9 @@ impl FieldTable {
     /// `SAMUserAccount` to them).
     pub fn find(&self, name: &[u8]) -> Option<FieldId> {
         self.id_of(name).or_else(|| {
-            let name = std::str::from_utf8(name).ok().filter(|name| name.contains(' '))?;
-            self.id(&name.replace(' ', ""))
+            memchr::memchr(b' ', name)?;
+            let close: Vec<u8> = name.iter().copied().filter(|&byte| byte != b' ').collect();
+            self.id_of(&close)
         })
     }
 
