@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_log_source_comes_from_the_event_and_names_through_the_map() {
-        let plan = r#"{"version": 1, "maps": [{"Image": ["Image", "process.executable"]}],
+        let plan = r#"{"version": 1, "maps": [{"fields": {"Image": ["Image", "process.executable"]}}],
             "derive": [{"name": "t", "keys": [["kind"]],
                         "rows": [{"when": [["exec"]], "is": {"product": null, "category": ["process_creation"], "service": []}}]}],
             "rules": [{"id": "r", "map": 0, "logsource": {"category": ["process_creation"]},
