@@ -230,14 +230,21 @@ impl<const ROWS: usize> Grams<ROWS> {
         }
     }
 
-    /// Looks at every byte of a text, four at a time. `padded` is the text and `PADDING` bytes more.
-    fn narrow(&self, text: &[u8], padded: &[u8], needles: &[Needle], found: &mut impl FnMut(&Range<u32>)) {
+    /// Looks at every byte of a text (or every second, every fourth), in steps of four. `padded` is the text and `PADDING`
+    /// bytes more.
+    fn narrow<const EVERY: usize>(
+        &self,
+        text: &[u8],
+        padded: &[u8],
+        needles: &[Needle],
+        found: &mut impl FnMut(&Range<u32>),
+    ) {
         for (step, bytes) in padded.windows(8).step_by(4).enumerate() {
             let word = bytes.try_into().map_or(0, u64::from_le_bytes);
             let grams = [word as u32, (word >> 8) as u32, (word >> 16) as u32, (word >> 24) as u32];
-            let bits = grams.map(|gram| {
-                let slot = narrow_slot(gram, ROWS);
-                self.rows[slot.0] >> slot.1 & 1
+            let bits: [u64; 4] = std::array::from_fn(|at| {
+                let slot = narrow_slot(grams[at], ROWS);
+                if at % EVERY == 0 { self.rows[slot.0] >> slot.1 & 1 } else { 0 }
             });
             if bits[0] | bits[1] | bits[2] | bits[3] == 0 {
                 continue;
@@ -265,6 +272,8 @@ impl<const ROWS: usize> Grams<ROWS> {
 /// Tables of the size that the number of needles asks for.
 #[derive(Debug, Default)]
 struct Tables {
+    /// How far apart the text is looked at for narrow grams.
+    every: usize,
     small_narrow: Option<Grams<{ 1 << SMALL_BITS }>>,
     narrow: Option<Grams<{ 1 << NARROW_BITS }>>,
     small_wide: Option<Grams<{ 1 << SMALL_BITS }>>,
@@ -272,8 +281,8 @@ struct Tables {
 }
 
 impl Tables {
-    fn new(narrow: &[Place], wide: &[Place]) -> Self {
-        let mut tables = Self::default();
+    fn new(narrow: &[Place], wide: &[Place], every: usize) -> Self {
+        let mut tables = Self { every, ..Self::default() };
         let gram = |place: &Place| place.gram as u32;
         if narrow.len() > 1 << SMALL_BITS {
             let row = |place: &Place| narrow_slot(gram(place), 1 << NARROW_BITS).0;
@@ -295,10 +304,18 @@ impl Tables {
     fn find(&self, padded: &[u8], length: usize, needles: &[Needle], found: &mut impl FnMut(&Range<u32>)) {
         let text = &padded[..length];
         if let Some(grams) = &self.narrow {
-            grams.narrow(text, padded, needles, found);
+            match self.every {
+                4 => grams.narrow::<4>(text, padded, needles, found),
+                2 => grams.narrow::<2>(text, padded, needles, found),
+                _ => grams.narrow::<1>(text, padded, needles, found),
+            }
         }
         if let Some(grams) = &self.small_narrow {
-            grams.narrow(text, padded, needles, found);
+            match self.every {
+                4 => grams.narrow::<4>(text, padded, needles, found),
+                2 => grams.narrow::<2>(text, padded, needles, found),
+                _ => grams.narrow::<1>(text, padded, needles, found),
+            }
         }
         if let Some(grams) = &self.wide {
             grams.wide(text, needles, found);
@@ -411,6 +428,13 @@ impl NeedlesBuilder {
         }
         let [exact, prefixes, suffixes, anywhere] = lists;
         let (mut narrow, mut wide) = (Vec::new(), Vec::new());
+        let shortest = anywhere.iter().map(|needle| needle.text.len()).min().unwrap_or(usize::MAX);
+        // Where every needle has grams at neighbouring places, the text need not be looked at everywhere.
+        let every = match shortest {
+            7.. => 4,
+            5.. => 2,
+            _ => 1,
+        };
         for (index, needle) in anywhere.iter().enumerate() {
             let text = &*needle.text;
             let place = |gram: u64, mask, offset: usize| Place {
@@ -429,8 +453,10 @@ impl NeedlesBuilder {
                 let mask = FOUR_BYTES >> (8 * (4 - text.len()));
                 narrow.push(place(u64::from(short_gram(text)), mask, 0));
             } else {
-                let offset = common.rarest(text, 4);
-                narrow.push(place(u64::from(short_gram(&text[offset..])), FOUR_BYTES, offset));
+                let first = common.rarest(text, 4 + every - 1);
+                for offset in first..first + every {
+                    narrow.push(place(u64::from(short_gram(&text[offset..])), FOUR_BYTES, offset));
+                }
             }
         }
         Needles {
@@ -438,8 +464,8 @@ impl NeedlesBuilder {
             exact: exact.into_iter().map(|needle| (needle.text, needle.atoms)).collect(),
             prefixes: Anchored::new(prefixes),
             suffixes: Anchored::new(suffixes),
-            tables: Tables::new(&narrow, &wide),
-            shortest: anywhere.iter().map(|needle| needle.text.len()).min().unwrap_or(usize::MAX),
+            tables: Tables::new(&narrow, &wide, every),
+            shortest,
             anywhere: anywhere.into(),
             atoms: atoms.into(),
         }
@@ -542,9 +568,10 @@ mod tests {
         fn every_needle_that_stands_there_is_found_and_no_other(
             needles in prop::collection::vec((anchors(), prop::collection::vec(prop::sample::select(vec![b'a', b'b', b'\\', 0]), 0..16)), 0..40),
             text in prop::collection::vec(prop::sample::select(vec![b'a', b'b', b'\\', 0]), 0..40),
+            shortest in MIN_ANYWHERE..12,
         ) {
             let needles: Vec<_> = needles.into_iter()
-                .filter(|(anchor, needle)| *anchor != Anchor::Contains || needle.len() >= MIN_ANYWHERE)
+                .filter(|(anchor, needle)| *anchor != Anchor::Contains || needle.len() >= shortest)
                 .collect();
             let expected: Vec<u32> = (0..needles.len() as u32)
                 .filter(|&index| {
