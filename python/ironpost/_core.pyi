@@ -5,7 +5,7 @@ The native half of Ironpost: batches in, batches out, the interpreter released i
 from _typeshed import SupportsGetItem
 from typing import Any, Final, SupportsIndex, final
 
-__all__ = ["VERSION", "Engine", "EngineBatch", "EventBatch", "Explainer", "Extractors", "Filter", "PacketReader", "RuleSet", "Session", "check_regex", "parse", "parse_records", "regex_needles"]
+__all__ = ["VERSION", "Engine", "EngineBatch", "EventBatch", "Explainer", "Extractors", "Filter", "PacketReader", "RuleSet", "Session", "Unread", "check_regex", "parse", "parse_records", "regex_needles"]
 
 VERSION: Final[str]
 """
@@ -338,6 +338,14 @@ class Session:
     One evaluation of a stream of events, made by `RuleSet.session`.
     """
     def __repr__(self, /) -> str: ...
+    def detect(self, /, records: bytes) -> list[Unread]:
+        """
+        Like `feed`, with detections that are read when asked.
+        """
+    def detect_batch(self, /, events: EventBatch) -> list[Unread]:
+        """
+        Like `feed_batch`, with detections that are read when asked.
+        """
     def feed(self, /, records: bytes) -> bytes:
         """
         Evaluates newline-separated records and returns their detections as a JSON array.
@@ -352,6 +360,21 @@ class Session:
     def rows(self, /) -> int:
         """
         Number of events so far; the `row` of a detection counts from the session's first.
+        """
+
+@final
+class Unread:
+    """
+    A detection that Python has not read yet: most are only counted, or looked at by rule and level.
+    """
+    def __repr__(self, /) -> str: ...
+    def head(self, /) -> tuple[str, str, str, str, str, int | None, int]:
+        """
+        What a reader looks at first: id, rule's id, its title, level, kind, time in nanoseconds or `None`, row.
+        """
+    def json(self, /) -> bytes:
+        """
+        The whole detection as a JSON object.
         """
 
 def check_regex(pattern: str) -> str | None:

@@ -313,7 +313,9 @@ def show_rule(
     alerts = _last_alerts(found.id, config, data_dir)
     feeds = [rule.id for rule in chosen.rules if rule.kind == "correlation" and found.id in rule.plan["rules"]]
     if json:
-        print_json({**about, "description": found.description, "plan": found.plan, "feeds": feeds, "alerts": alerts})
+        print_json(
+            {**about, "description": found.description, "plan": dict(found.plan), "feeds": feeds, "alerts": alerts}
+        )
         return
     state = ", ".join(word for word in (found.level, found.status) if word)
     print_line(f"{safe(found.id)}: {safe(found.title)} ({safe(state)})")

@@ -27,7 +27,7 @@ from ironpost.detections.judging import InProcess, Judges, Runner, WorkerProcess
 from ironpost.detections.log_sources import shipped_tables
 from ironpost.detections.pack import MIN_FILES, Pack, PackDirectory, Recipe, user_cache
 from ironpost.detections.short_form import is_short_form, lower_short_form
-from ironpost.detections.sigma import Compiler, Filter, Rule
+from ironpost.detections.sigma import Compiler, Filter, PlanText, Rule
 from ironpost.detections.supply import Judgement, Supply, judge_rules
 from ironpost.detections.values import MissingPlaceholderError
 from ironpost.errors import RuleError
@@ -190,12 +190,12 @@ class RuleSet:
         maps: dict[str, int] = {}
         known: dict[int, int] = {}
         for rule in self.rules:  # one by one: the encoder's pieces of a whole set take ten times the memory of the text
-            plan = rule.plan
+            text = (rule.plan if isinstance(rule.plan, PlanText) else PlanText(rule.plan)).text
             if rule.mapper is not None and rule.kind == "rule" and (rule.mapper.fields or rule.mapper.forms):
                 if id(rule.mapper) not in known:
                     known[id(rule.mapper)] = maps.setdefault(_encode(rule.mapper.plan()), len(maps))
-                plan = {**plan, "map": known[id(rule.mapper)]}
-            written[rule.kind].append(_encode(plan).encode())
+                text = b'%s,"map":%d}' % (text[:-1], known[id(rule.mapper)])
+            written[rule.kind].append(text)
         parts = {
             "rules": written["rule"],
             "correlations": written["correlation"],
@@ -258,6 +258,13 @@ class RuleSet:
             if part not in PARTS:
                 raise ValueError(f"logsource has no {part!r}; it has {', '.join(PARTS)}")
         session = self.native.session((known.get("product"), known.get("category"), known.get("service")))
+        if not self.judges.runners:
+            if isinstance(events, _core.EventBatch):
+                yield from map(Detection.unread, session.detect_batch(events))
+            else:
+                for chunk in _chunks(events):
+                    yield from map(Detection.unread, session.detect(chunk))
+            return
         if isinstance(events, _core.EventBatch):
             pieces: Iterable[bytes] = (session.feed_batch(events),)
         else:
@@ -490,6 +497,7 @@ class _Loader:
             raise RuleError(reason, path=rule.path, line=rule.line, field="id")
         if len(self._rules) >= MAX_RULES:
             raise RuleError(f"more than {MAX_RULES:,} rules", path=rule.path, line=rule.line)
+        rule = replace(rule, plan=PlanText(rule.plan))
         self._places[rule.id] = rule
         self._rules.append(rule)
 
@@ -507,7 +515,8 @@ class _Loader:
                 named = added.rules is None or rule.id in added.rules or rule.name in added.rules
                 contained = all(rule.logsource.get(part) == word for part, word in added.logsource.items())
                 if rule.kind == "rule" and rule.mapper is not None and named and contained:
-                    self._rules[index] = self._compiler.filtered(rule, added)
+                    filtered = self._compiler.filtered(rule, added)
+                    self._rules[index] = replace(filtered, plan=PlanText(filtered.plan))
                     used = True
             if not used and added.rules is not None:
                 reason = f"filter fits no rule; it names {', '.join(added.rules)}"

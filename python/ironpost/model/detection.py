@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ironpost.model import times
 from ironpost.model.entity import ContainerIdentity, Entity
@@ -49,8 +51,29 @@ class MatchedField:
         return cls(*(str(value.get(key, "")) for key in ("selection", "field", "value", "op", "pattern")))
 
 
+class Unread(Protocol):
+    """A detection as the native engine holds it."""
+
+    def head(self) -> tuple[str, str, str, str, str, int | None, int]:
+        """Returns the values of :data:`_HEAD`; the level as text, the time None when nobody knows it."""
+        ...
+
+    def json(self) -> bytes:
+        """Returns all of it as a JSON object."""
+        ...
+
+
+class _Source:
+    """Where a detection that is read when asked comes from; no field of it."""
+
+    __slots__ = ("_unread",)
+
+
+_HEAD = ("id", "rule_id", "rule_title", "level", "kind", "timestamp", "event_index")
+
+
 @dataclass(frozen=True, slots=True)
-class Detection:
+class Detection(_Source):
     """One match of a rule or correlation.
 
     Attributes:
@@ -119,6 +142,24 @@ class Detection:
         }
 
     @classmethod
+    def unread(cls, found: Unread) -> Detection:
+        """Makes one of what the native engine found, read when it is asked: evidence costs more than matching."""
+        made = object.__new__(cls)
+        _keep(made, found)
+        return made
+
+    if not TYPE_CHECKING:  # to the outside the fields are there
+
+        def __getattr__(self, name: str) -> Any:
+            # Called for what has no value: a field that was not read yet, or no field at all.
+            if name not in _FIELDS:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            found = object.__getattribute__(self, "_unread")
+            if found is not None:  # otherwise another thread has just read it
+                (_read_head if name in _HEAD else _read)(self, found)
+            return object.__getattribute__(self, name)
+
+    @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Detection:
         """Reads what the native engine or :meth:`to_json` wrote.
 
@@ -155,6 +196,28 @@ class Detection:
             tags=tuple(str(tag) for tag in value.get("tags") or ()),
             container=ContainerIdentity.from_json(container) if container else None,
         )
+
+
+_FIELDS = frozenset(known.name for known in fields(Detection))
+_keep = vars(_Source)["_unread"].__set__
+_set = object.__setattr__
+_severity = cache(Severity.parse)
+
+
+def _read_head(made: Detection, found: Unread) -> None:
+    identifier, rule, title, level, kind, timestamp, row = found.head()
+    values = (identifier, rule, title, _severity(level or "info"), kind, timestamp or 0, row)
+    for name, value in zip(_HEAD, values, strict=True):
+        _set(made, name, value)
+
+
+def _read(made: Detection, found: Unread) -> None:
+    written = json.loads(found.json())
+    written["timestamp"] = written["timestamp"] or 0
+    whole = Detection.from_json(written)
+    for name in _FIELDS:
+        _set(made, name, getattr(whole, name))
+    _keep(made, None)
 
 
 def stronger_trust(one: str, other: str) -> str:

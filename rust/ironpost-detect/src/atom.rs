@@ -371,6 +371,30 @@ fn iso_week(date: (i64, i64, i64)) -> i64 {
     (thursday - days_from_civil((year, 1, 1))) / 7 + 1
 }
 
+/// The case-folded form of the value looked at last: atoms that ask the same field come one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct LastFold {
+    folded: Vec<u8>,
+    /// Where the value is and how long.
+    of: Option<(usize, usize)>,
+}
+
+impl LastFold {
+    fn of(&mut self, value: &[u8]) -> &[u8] {
+        let place = (value.as_ptr() as usize, value.len());
+        if self.of != Some(place) {
+            fold_into(value, &mut self.folded);
+            self.of = Some(place);
+        }
+        &self.folded
+    }
+
+    /// To be called before another row: other values may stand in the same place.
+    pub(crate) fn forget(&mut self) {
+        self.of = None;
+    }
+}
+
 /// Tests an atom on a row the slow, direct way and says which value made it hold.
 ///
 /// The value is `None` when the absence of one did (null).
@@ -378,19 +402,17 @@ pub(crate) fn witness<'a>(
     atom: &Atom,
     row: RowRef<'a>,
     lookups: &[BoundLookup],
-    fold: &mut Vec<u8>,
+    fold: &mut LastFold,
 ) -> Option<Option<(&'a [u8], Value<'a>)>> {
     let Some(field) = atom.field else {
         for cell in row.cells().iter().filter(|cell| !is_raw(row, cell)) {
             let value = row.value_of(cell);
-            fold_into(value.bytes, fold);
-            if atom.holds_for(value, fold) {
+            if atom.holds_for(value, fold.of(value.bytes)) {
                 return Some(Some((row.name_of(cell), value)));
             }
         }
         let raw = raw_value(row)?;
-        fold_into(raw.bytes, fold);
-        return atom.holds_for(raw, fold).then_some(Some((b"event.original".as_slice(), raw)));
+        return atom.holds_for(raw, fold.of(raw.bytes)).then_some(Some((b"event.original".as_slice(), raw)));
     };
     let Some(lookup) = lookups.get(field as usize).filter(|lookup| !lookup.is_empty()) else {
         return matches!(atom.test, Test::Null).then_some(None);
@@ -403,10 +425,7 @@ pub(crate) fn witness<'a>(
             Test::FieldRef { other, anchor, cased } => {
                 field_reference(row, value, lookups.get(*other as usize), *anchor, *cased)
             }
-            _ => {
-                fold_into(value.bytes, fold);
-                atom.holds_for(value, fold)
-            }
+            _ => atom.holds_for(value, fold.of(value.bytes)),
         };
         if holds {
             return Some(Some((row.name_of(cell), value)));

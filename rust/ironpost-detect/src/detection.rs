@@ -36,6 +36,16 @@ pub enum DetectionKind {
     Correlation,
 }
 
+impl DetectionKind {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::Correlation => "correlation",
+        }
+    }
+}
+
 /// One condition that held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Matched {

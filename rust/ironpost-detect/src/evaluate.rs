@@ -1,6 +1,6 @@
 //! Stateless evaluation of a batch.
 
-use crate::atom;
+use crate::atom::{self, LastFold};
 use crate::compile::Compiled;
 use crate::derive::told_source;
 use crate::needles::{Needles, PADDING};
@@ -33,6 +33,7 @@ pub struct Scratch {
     /// Rules to be looked at, by the program's number.
     candidates: Vec<u64>,
     folded: Vec<u8>,
+    fold: LastFold,
     reversed: Vec<u8>,
 }
 
@@ -56,6 +57,7 @@ impl Scratch {
     }
 
     fn next_row(&mut self) {
+        self.fold.forget();
         for bit in self.touched.drain(..) {
             self.set[bit as usize / 64] = 0;
         }
@@ -153,7 +155,7 @@ impl Compiled {
             scratch.asked.push(bit);
             if let Some(index) = program.atoms[bit as usize] {
                 let atom = &self.set.atoms[index as usize];
-                if atom::witness(atom, row, &self.lookups, &mut scratch.folded).is_some() {
+                if atom::witness(atom, row, &self.lookups, &mut scratch.fold).is_some() {
                     scratch.answers[word] |= mask;
                 }
             }

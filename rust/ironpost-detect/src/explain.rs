@@ -1,6 +1,6 @@
 //! Why a rule held: which selection matched on which field and value. Why it did not: see [`crate::Explainer`].
 
-use crate::atom;
+use crate::atom::{self, LastFold};
 use crate::compile::{Compiled, Node, Shape};
 use crate::detection::{Matched, lossy};
 use crate::plan::{AtomPlan, Op};
@@ -74,7 +74,8 @@ impl Compiled {
     pub fn explain(&self, rule: u32, row: RowRef<'_>) -> Vec<Matched> {
         let mut found = Vec::new();
         if let Some(rule) = self.set.rules.get(rule as usize) {
-            let mut explainer = Explainer { compiled: self, row, fold: Vec::new(), found: &mut found };
+            let mut explainer =
+                Explainer { compiled: self, row, fold: LastFold::default(), found: &mut found };
             explainer.shape(&rule.shape, &rule.selections);
         }
         found
@@ -84,7 +85,7 @@ impl Compiled {
 struct Explainer<'a, 'b> {
     compiled: &'a Compiled,
     row: RowRef<'a>,
-    fold: Vec<u8>,
+    fold: LastFold,
     found: &'b mut Vec<Matched>,
 }
 

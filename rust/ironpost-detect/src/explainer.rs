@@ -3,7 +3,7 @@
 //! Works on the plan as it was written and not on compiled programs: it shows what the author asked, and it is an answer
 //! of its own to the question whether a rule holds.
 
-use crate::atom::{self, Atom};
+use crate::atom::{self, Atom, LastFold};
 use crate::compile::{Interner, accepts};
 use crate::derive::{BoundDeriver, Deriver, told_source};
 use crate::detection::lossy;
@@ -137,7 +137,8 @@ impl Explainer {
     /// `selection`, `const`, `atom`) and `holds`; an atom has `field`, `op`, `value`, `cased`, what it `found`, and
     /// the `event` values of its field.
     pub fn explain(&self, row: RowRef<'_>, wanted: &Wanted) -> Value {
-        let mut walker = Walker { names: &self.names, lookups: &self.lookups, row, fold: Vec::new() };
+        let mut walker =
+            Walker { names: &self.names, lookups: &self.lookups, row, fold: LastFold::default() };
         let told = row.logsource();
         let open = told.category.is_none() && told.service.is_none();
         let derived = open.then(|| self.bound.derive(row)).flatten();
@@ -257,7 +258,7 @@ struct Walker<'a> {
     names: &'a [String],
     lookups: &'a [BoundLookup],
     row: RowRef<'a>,
-    fold: Vec<u8>,
+    fold: LastFold,
 }
 
 impl Walker<'_> {

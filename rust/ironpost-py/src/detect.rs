@@ -3,7 +3,7 @@
 use crate::enter::enter;
 use crate::error::raise;
 use crate::events::PyEventBatch;
-use ironpost_detect::{Compiled, Correlator, PlanError, Scratch, SourcePosition};
+use ironpost_detect::{Compiled, Correlator, Detection, PlanError, Scratch, SourcePosition};
 use ironpost_events::{
     BatchError, EventBatch, ExtractorSet, FieldTable, Format, Logsource, ParseOptions, Parser, SourceFacts,
 };
@@ -121,7 +121,7 @@ struct State {
 }
 
 impl State {
-    fn feed(&mut self, ndjson: &[u8]) -> Vec<u8> {
+    fn feed(&mut self, ndjson: &[u8]) -> Vec<Detection> {
         let facts = self.parser.facts(&self.facts);
         self.batch.clear();
         self.parser.parse_lines(ndjson, self.position, &facts, &mut self.batch);
@@ -130,7 +130,7 @@ impl State {
     }
 
     /// Copies parsed rows under the rules' own field ids.
-    fn feed_batch(&mut self, rows: &EventBatch) -> Result<Vec<u8>, BatchError> {
+    fn feed_batch(&mut self, rows: &EventBatch) -> Result<Vec<Detection>, BatchError> {
         self.batch.clear();
         let told = &self.facts.logsource;
         let told = Some(told).filter(|told| **told != Logsource::default());
@@ -141,23 +141,59 @@ impl State {
         Ok(self.evaluate())
     }
 
-    fn evaluate(&mut self) -> Vec<u8> {
+    fn evaluate(&mut self) -> Vec<Detection> {
         let mut matches = Vec::new();
         self.compiled.evaluate(&self.batch, &mut self.scratch, &mut matches);
         let mut detections = Vec::new();
         let position = SourcePosition { source: "events", received: None };
         self.correlator.observe(&self.batch, &matches, &position, &mut detections);
-        let mut json = vec![b'['];
-        for (index, detection) in detections.iter_mut().enumerate() {
-            if index > 0 {
-                json.push(b',');
-            }
+        for detection in &mut detections {
             detection.row = u32::try_from(self.rows + u64::from(detection.row)).unwrap_or(u32::MAX);
-            detection.to_json(&mut json);
         }
-        json.push(b']');
         self.rows += self.batch.len() as u64;
-        json
+        detections
+    }
+}
+
+fn json_array(detections: &[Detection]) -> Vec<u8> {
+    let mut json = vec![b'['];
+    for (index, detection) in detections.iter().enumerate() {
+        if index > 0 {
+            json.push(b',');
+        }
+        detection.to_json(&mut json);
+    }
+    json.push(b']');
+    json
+}
+
+/// Id, rule's id, its title, level, kind, time in nanoseconds, row.
+type Head<'a> = (&'a str, &'a str, &'a str, &'a str, &'static str, Option<i64>, u32);
+
+/// A detection that Python has not read yet: most are only counted, or looked at by rule and level.
+#[pyclass(frozen, module = "ironpost._core")]
+pub(crate) struct Unread {
+    inner: Detection,
+}
+
+#[pymethods]
+impl Unread {
+    /// What a reader looks at first: id, rule's id, its title, level, kind, time in nanoseconds or `None`, row.
+    fn head(&self) -> Head<'_> {
+        let found = &self.inner;
+        let kind = found.kind.name();
+        (&found.id, &found.rule_id, &found.rule_title, &found.level, kind, found.timestamp, found.row)
+    }
+
+    /// The whole detection as a JSON object.
+    fn json<'python>(&self, python: Python<'python>) -> Bound<'python, PyBytes> {
+        let mut json = Vec::new();
+        self.inner.to_json(&mut json);
+        PyBytes::new(python, &json)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Unread({}, row {})", self.inner.rule_id, self.inner.row)
     }
 }
 
@@ -167,16 +203,28 @@ pub(crate) struct Session {
     state: Mutex<State>,
 }
 
+impl Session {
+    fn fed(&self, records: &[u8]) -> Vec<Detection> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).feed(records)
+    }
+
+    fn fed_batch(&self, rows: &EventBatch) -> PyResult<Vec<Detection>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.feed_batch(rows).map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+}
+
+fn unread(detections: Vec<Detection>) -> Vec<Unread> {
+    detections.into_iter().map(|inner| Unread { inner }).collect()
+}
+
 #[pymethods]
 impl Session {
     /// Evaluates newline-separated records and returns their detections as a JSON array.
     ///
     /// A record must be whole; order across calls is the order of time for correlations of events without a time.
     fn feed<'python>(&self, python: Python<'python>, records: &[u8]) -> PyResult<Bound<'python, PyBytes>> {
-        let json = enter(python, || {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            Ok::<_, PyErr>(state.feed(records))
-        })?;
+        let json = enter(python, || Ok::<_, PyErr>(json_array(&self.fed(records))))?;
         Ok(PyBytes::new(python, &json))
     }
 
@@ -187,11 +235,19 @@ impl Session {
         events: &PyEventBatch,
     ) -> PyResult<Bound<'python, PyBytes>> {
         let rows = Arc::clone(&events.inner);
-        let json = enter(python, move || {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.feed_batch(&rows).map_err(|error| PyValueError::new_err(error.to_string()))
-        })?;
+        let json = enter(python, move || Ok::<_, PyErr>(json_array(&self.fed_batch(&rows)?)))?;
         Ok(PyBytes::new(python, &json))
+    }
+
+    /// Like `feed`, with detections that are read when asked.
+    fn detect(&self, python: Python<'_>, records: &[u8]) -> PyResult<Vec<Unread>> {
+        enter(python, || Ok::<_, PyErr>(unread(self.fed(records))))
+    }
+
+    /// Like `feed_batch`, with detections that are read when asked.
+    fn detect_batch(&self, python: Python<'_>, events: &PyEventBatch) -> PyResult<Vec<Unread>> {
+        let rows = Arc::clone(&events.inner);
+        enter(python, move || Ok::<_, PyErr>(unread(self.fed_batch(&rows)?)))
     }
 
     /// Number of events so far; the `row` of a detection counts from the session's first.

@@ -18,7 +18,7 @@ mod _core {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
 
     #[pymodule_export]
-    use super::detect::{RuleSet, Session, check_regex, regex_needles};
+    use super::detect::{RuleSet, Session, Unread, check_regex, regex_needles};
     #[pymodule_export]
     use super::engine::{Engine, EngineBatch};
     #[pymodule_export]

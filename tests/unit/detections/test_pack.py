@@ -121,7 +121,7 @@ def test_field_maps_and_placeholders_are_part_of_the_name(rules: Path, packs: Pa
     assert found.pack == "used"
     assert [hit.rule_id for hit in found.detect(EVENTS)] == ["rule-7", "rule-3"]
     file = tmp_path / "map.yml"
-    for name in ("actor", "other"):
+    for name in ("agent", "other"):
         file.write_text(f"name: mine\nfields: {{user.name: {name}}}\n")
         assert RuleSet.load(rules, cache=packs, field_maps=[file]).pack == "not there; written"
     given = RuleSet.load(rules, cache=packs, placeholders={"names": ["alice"]})
