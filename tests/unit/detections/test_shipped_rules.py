@@ -82,3 +82,24 @@ def test_the_reference_lists_every_rule_and_what_covers_the_founding_ones() -> N
     covering = re.findall(r"^\| (sample|example|demo) `\w+` \| ([^|]+) \|", asked, re.MULTILINE)
     assert [kind for kind, _ in covering] == ["sample"] * 5 + ["example"] * 5 + ["demo"] * 15
     assert {name for _, cell in covering for name in re.findall(r"`(\w+)`", cell)} <= set(levels)
+
+
+def ssh_attempts(address: str, repeated: int) -> list[bytes]:
+    """What sshd writes of 1 + ``repeated`` refused passwords in one connection; rsyslog sums up the repeated line."""
+    peer = f"from {address} port 40000 ssh2"
+    pam = f"; logname= uid=0 euid=0 tty=ssh ruser= rhost={address}  user=root"
+    texts = [
+        f"pam_unix(sshd:auth): authentication failure{pam}",
+        f"Failed password for root {peer}",
+        f"message repeated {repeated} times: [ Failed password for root {peer}]",
+        f"error: maximum authentication attempts exceeded for root {peer} [preauth]",
+        f"Disconnecting authenticating user root {address} port 40000: Too many authentication failures [preauth]",
+        f"PAM {repeated} more authentication failures{pam}",
+    ]
+    return [f"Nov 20 18:30:{second:02} gate sshd[812]: {text}".encode() for second, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(("repeated", "fires"), [(3, False), (4, True)])
+def test_ssh_brute_force_counts_attempts_and_not_lines(repeated: int, fires: bool) -> None:
+    found = RULES.detect(parse(ssh_attempts("203.0.113.7", repeated), year=2026))
+    assert ("ssh_brute_force" in {one.rule_id for one in found}) is fires
