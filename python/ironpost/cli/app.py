@@ -10,6 +10,7 @@ from ironpost.cli.detect import detect
 from ironpost.cli.doctor import doctor
 from ironpost.cli.explain import explain_rules
 from ironpost.cli.importing import import_rules
+from ironpost.cli.logs import logs_app
 from ironpost.cli.offline import parse, policies_app
 from ironpost.cli.response import alerts, allow, approve, ban, decisions, tail, unban, undo
 from ironpost.cli.rules import rules_app
@@ -45,6 +46,7 @@ rules_app.command("explain")(explain_rules)
 rules_app.command("import")(import_rules)
 app.add_typer(config_app, name="config")
 app.add_typer(rules_app, name="rules")
+app.add_typer(logs_app, name="logs")
 app.add_typer(policies_app, name="policies")
 
 

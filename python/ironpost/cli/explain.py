@@ -39,8 +39,6 @@ def explain_rules(
 
     Shows the rules that match and the nearest of the others. Exit code 1 when a rule is refused.
     """
-    from ironpost.detections import Explanations
-
     reading = Reading(format, year, timezone)
     reading.check()
     source = logsource_of(logsource)
@@ -49,7 +47,24 @@ def explain_rules(
     say_refused([one.to_json() for one in chosen.refused])
     ids = _chosen_ids(chosen, rule or [])
     events = data if reading.is_events(data) else reading.parse(data)
-    explained = Explanations(chosen).explain(events, logsource=source, rule_ids=ids, nearest=nearest)
+    explain_events(chosen, events, logsource=source, rule_ids=ids, nearest=nearest, json=json)
+    if chosen.refused:
+        raise typer.Exit(1)
+
+
+def explain_events(
+    chosen: RuleSet,
+    events: Any,
+    *,
+    logsource: Mapping[str, str],
+    rule_ids: list[str],
+    nearest: int = 3,
+    json: bool = False,
+) -> None:
+    """Prints, per event of JSON text or of a batch, which rules match and which nearly did."""
+    from ironpost.detections import Explanations
+
+    explained = Explanations(chosen).explain(events, logsource=logsource, rule_ids=rule_ids, nearest=nearest)
     for number, one in enumerate(explained, 1):
         for shown in one["rules"]:
             about = chosen.rule(shown["id"])
@@ -61,8 +76,6 @@ def explain_rules(
             _show_explained(chosen, number, one)
     if not explained:
         raise ConfigError("there is no event in it", hint="give a JSON object, a log line, or a file of them")
-    if chosen.refused:
-        raise typer.Exit(1)
 
 
 def _event_data(event: str) -> bytes:

@@ -57,6 +57,7 @@ class Reading:
     format: str = "auto"
     year: int | None = None
     timezone: str = "UTC"
+    extractors: Any = None
 
     def check(self) -> None:
         """Tries the options on no text: an unknown format or zone is a mistake of usage, not of the file."""
@@ -69,7 +70,7 @@ class Reading:
         """Parses log lines to a batch."""
         from ironpost.events import parse
 
-        return parse(data, format=self.format, year=self.year, timezone=self.timezone)
+        return parse(data, format=self.format, year=self.year, timezone=self.timezone, extractors=self.extractors)
 
     def is_events(self, data: bytes) -> bool:
         """Says whether the records are events in JSON already, and not lines to be parsed."""

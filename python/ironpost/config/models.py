@@ -176,6 +176,8 @@ class LogPipeline(Section):
     """Sigma rules. When left at the default and missing: the rules that come with Ironpost."""
     field_map_dir: AbsolutePath = "/etc/ironpost/field_maps"
     """Your field maps; they stand before those that come with Ironpost. When left at the default and missing: none."""
+    extractor_dir: AbsolutePath = "/etc/ironpost/extractors"
+    """Your extractors, read at the start beside the shipped ones. When left at the default and missing: none."""
     rule_reload_secs: int = Field(default=30, ge=1, le=86_400)
     """Seconds between two looks at rule_dir for changes."""
     buffer_capacity: int = Field(default=10_000, ge=1, le=10_000_000)

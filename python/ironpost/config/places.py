@@ -25,6 +25,7 @@ class Places:
         control_socket: The Unix socket of the command line.
         rule_dirs: Directories with Sigma rules.
         field_map_dirs: Directories with field maps besides the shipped ones.
+        extractor_dirs: Directories with extractors besides the shipped ones.
         policy_dirs: Directories with policies.
         notices: One sentence per fall-back that was taken.
     """
@@ -35,6 +36,7 @@ class Places:
     rule_dirs: tuple[Path, ...]
     policy_dirs: tuple[Path, ...]
     field_map_dirs: tuple[Path, ...] = ()
+    extractor_dirs: tuple[Path, ...] = ()
     notices: tuple[str, ...] = ()
 
 
@@ -74,7 +76,8 @@ def decide_places(loaded: Loaded, *, environment: Mapping[str, str]) -> Places:
         pid_file=pid_file,
         control_socket=Path(general.control_socket or data_dir / "control.sock"),
         rule_dirs=(_directory(loaded, "log_pipeline.rule_dir", "rules"),),
-        field_map_dirs=_field_maps(loaded),
+        field_map_dirs=_own(loaded, "log_pipeline.field_map_dir", "field_maps"),
+        extractor_dirs=_own(loaded, "log_pipeline.extractor_dir", "extractors"),
         policy_dirs=(_directory(loaded, "container.policy_path", "policies"),),
         notices=tuple(notices),
     )
@@ -150,11 +153,10 @@ def _directory(loaded: Loaded, key: str, name: str) -> Path:
     )
 
 
-def _field_maps(loaded: Loaded) -> tuple[Path, ...]:
-    """The directory of the operator's maps; the shipped ones apply beside it, so a missing default is none."""
-    key = "log_pipeline.field_map_dir"
-    chosen = _directory(loaded, key, "field_maps")
-    return () if chosen == packaged("field_maps") else (chosen,)
+def _own(loaded: Loaded, key: str, name: str) -> tuple[Path, ...]:
+    """A directory of the operator's whose shipped counterpart applies beside it, so a missing default is none."""
+    chosen = _directory(loaded, key, name)
+    return () if chosen == packaged(name) else (chosen,)
 
 
 def _user_state(environment: Mapping[str, str]) -> Path:

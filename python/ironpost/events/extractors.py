@@ -25,13 +25,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from ironpost import _core
 from ironpost.errors import ExtractorError
+from ironpost.ownership import Doubt
 
 #: A larger file is no extractor.
 MAX_FILE_BYTES = 1 << 20
@@ -136,11 +137,15 @@ def plan(extractors: Iterable[Extractor]) -> bytes:
     ).encode()
 
 
-def load(*paths: str | Path) -> Extractors:
+def load(*paths: str | Path, doubt: Callable[[Path], Doubt | None] | None = None) -> Extractors:
     """Loads extractor files and directories (their ``*.yml``, sorted) after those that come with Ironpost.
 
     A file that can't be used is refused with its place and reason; the others still work. A name that was
     already loaded is refused too.
+
+    Args:
+        paths: Files and directories.
+        doubt: Says why a file may be a stranger's, which is then refused; None trusts all.
 
     Raises:
         ExtractorError: A path does not exist.
@@ -149,6 +154,10 @@ def load(*paths: str | Path) -> Extractors:
     refused: list[ExtractorError] = []
     names: dict[str, str] = {}
     for file in _files((BUILT_IN_DIRECTORY, *paths)):
+        if doubt and (found := doubt(file)):
+            reason = f"not used, a stranger could change it: {found}"
+            refused.append(ExtractorError(reason, path=str(file), line=1, hint=found.remedy))
+            continue
         try:
             extractor = read(file)
         except ExtractorError as error:
@@ -167,6 +176,20 @@ def load(*paths: str | Path) -> Extractors:
 def built_in() -> _core.Extractors:
     """The extractors that come with Ironpost, compiled once."""
     return load().compile()
+
+
+def failed_cases(extractors: Extractors) -> list[ExtractorError]:
+    """Runs the cases of all extractors; returns an error with path and line for each that gives something else."""
+    compiled, failed = extractors.compile(), []
+    for extractor in extractors.extractors:
+        for case in extractor.cases:
+            row = _core.parse_records([case.record.encode("utf-8", "surrogateescape")], compiled, format="auto").row(0)
+            for name, expected in case.expect.items():
+                found = None if row.get(name) is None else str(row[name])
+                if found != expected:
+                    reason = f"{name} is {found!r}, the case expects {expected!r}"
+                    failed.append(ExtractorError(reason, path=extractor.path, line=case.line, field=name))
+    return failed
 
 
 def _files(paths: Iterable[str | Path]) -> Iterator[Path]:

@@ -111,7 +111,12 @@ class NativeFilter(PacketFilter, Protocol):
         ...
 
 
-def make_engine(settings: Mapping[str, Any], rules: RuleSet, packet_filter: NativeFilter | None) -> NativeEngine:
+def make_engine(
+    settings: Mapping[str, Any],
+    rules: RuleSet,
+    packet_filter: NativeFilter | None,
+    extractors: _core.Extractors | None = None,
+) -> NativeEngine:
     """Builds the engine; starts nothing.
 
     Raises:
@@ -121,7 +126,7 @@ def make_engine(settings: Mapping[str, Any], rules: RuleSet, packet_filter: Nati
         return IdleEngine()
     # The protocols are what tests implement; the native classes ask for their own kind.
     native_filter = cast("_core.Filter | None", packet_filter)
-    engine = _core.Engine(json.dumps(settings).encode(), rules.native, built_in(), native_filter)
+    engine = _core.Engine(json.dumps(settings).encode(), rules.native, extractors or built_in(), native_filter)
     return cast("NativeEngine", engine)
 
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ironpost import _core
 from ironpost.config import Loaded, Places
 from ironpost.decisions import DecisionMaker, PolicySet, Protections, load_policies
 from ironpost.detections import RuleSet
-from ironpost.errors import FilterError, RuleError
+from ironpost.errors import ExtractorError, FilterError, RuleError
+from ironpost.events import load as load_extractors
 from ironpost.model import Mode, parse_duration
 from ironpost.ownership import setting_doubt
 from ironpost.pipeline import native
@@ -158,6 +160,7 @@ async def build(loaded: Loaded, places: Places, *, board: HealthBoard, clock: Cl
     """
     config = loaded.config
     rules = await asyncio.to_thread(_load_rules, places, board)
+    extractors = await asyncio.to_thread(_load_extractors, places, board)
     policies = _load_policies(places, board)
     protections = Protections(clock=clock, configured=config.response.allowlist, entries=store.allow_entries)
     mode = Mode(config.general.mode)
@@ -185,7 +188,7 @@ async def build(loaded: Loaded, places: Places, *, board: HealthBoard, clock: Cl
             "this version has no periodic scan",
             "set sbom.enabled = false",
         )
-    engine = await asyncio.to_thread(native.make_engine, plan.settings, rules, packet_filter)
+    engine = await asyncio.to_thread(native.make_engine, plan.settings, rules, packet_filter, extractors)
     return Parts(
         rules=rules,
         policies=policies,
@@ -291,6 +294,29 @@ def _load_rules(places: Places, board: HealthBoard) -> RuleSet:
             "log-pipeline", "no rules", Health.DEGRADED, f"no rule is loaded from {where}", "nothing is detected"
         )
     return rules
+
+
+def _load_extractors(places: Places, board: HealthBoard) -> _core.Extractors | None:
+    """The operator's extractors with the shipped ones; None for these alone."""
+    if not places.extractor_dirs:
+        return None
+    try:
+        loaded = load_extractors(*places.extractor_dirs, doubt=setting_doubt)
+    except ExtractorError as error:  # it went after the configuration was checked
+        board.report("log-pipeline", "extractors", Health.DEGRADED, f"extractors are not loaded: {error}", error.hint)
+        return None
+    for refused in loaded.refused:
+        _log.error("extractor_refused", path=refused.path, line=refused.line, reason=refused.reason)
+    if loaded.refused:
+        first = loaded.refused[0]
+        board.report(
+            "log-pipeline",
+            "extractors",
+            Health.DEGRADED,
+            f"{len(loaded.refused)} extractors are refused, the first: {first.path}:{first.line}: {first.reason}",
+            first.hint or "see all with `ironpost logs test`",
+        )
+    return loaded.compile()
 
 
 def _load_policies(places: Places, board: HealthBoard) -> PolicySet:

@@ -41,7 +41,17 @@ def test_the_operators_field_maps_are_read_where_the_configuration_says(tmp_path
     assert decide_places(loaded, environment={}).field_map_dirs == (tmp_path / "maps",)
 
 
-@pytest.mark.parametrize("key", ["log_pipeline.rule_dir", "log_pipeline.field_map_dir", "container.policy_path"])
+def test_the_operators_extractors_are_read_where_the_configuration_says(tmp_path):
+    (tmp_path / "own").mkdir()
+    loaded = loaded_from(tmp_path, f'[log_pipeline]\nextractor_dir = "{tmp_path}/own"\n')
+    assert decide_places(loaded, environment={}).extractor_dirs == (tmp_path / "own",)
+    assert decide_places(loaded_from(tmp_path, ""), environment={}).extractor_dirs == ()
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["log_pipeline.rule_dir", "log_pipeline.field_map_dir", "log_pipeline.extractor_dir", "container.policy_path"],
+)
 def test_an_explicit_directory_that_is_missing_is_an_error_naming_the_key(tmp_path, key):
     section, _, name = key.partition(".")
     loaded = loaded_from(tmp_path, f'[{section}]\n{name} = "{tmp_path}/none"\n')

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ironpost.errors import ExtractorError
-from ironpost.events import Case, Extractor, Extractors, load, parse
+from ironpost.events import Case, Extractor, Extractors, failed_cases, load, parse
 from ironpost.events.extractors import built_in, parse_text, plan
+from ironpost.ownership import Doubt
 
 SHIPPED = load()
 CASES = [(extractor, case) for extractor in SHIPPED.extractors for case in extractor.cases]
@@ -56,6 +57,24 @@ def test_own_extractors_join_the_shipped_ones(tmp_path: Path) -> None:
     row = parse([b"Nov 20 18:54:43 host mined[1]: hello bob"], extractors=loaded.compile()).row(0)
     assert (row["user.name"], row["event.action"]) == ("bob", "greeting")
     assert len(loaded.compile()) == len(built_in()) + 1
+
+
+def test_an_extractor_that_a_stranger_could_change_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "mine.yml").write_bytes(GOOD)
+    doubted = Doubt(str(tmp_path), "is writable by everybody", f"chmod o-w {tmp_path}")
+    loaded = load(tmp_path, doubt=lambda path: doubted if path.parent == tmp_path else None)
+    (refused,) = loaded.refused
+    assert "stranger" in refused.reason
+    assert refused.hint == doubted.remedy
+    assert len(loaded.compile()) == len(built_in())
+
+
+def test_a_case_that_gives_something_else_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.yml").write_bytes(GOOD.replace(b"user.name: bob", b"user.name: eve"))
+    (failed,) = failed_cases(load(tmp_path))
+    assert (failed.path, failed.line) == (str(tmp_path / "mine.yml"), 9)
+    assert "'bob'" in failed.reason
+    assert failed_cases(load()) == []
 
 
 def test_one_bad_file_is_refused_and_the_others_work(tmp_path: Path) -> None:
