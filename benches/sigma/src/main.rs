@@ -52,6 +52,8 @@ fn speed(plan: &Path, rules: &Path, lane: &Path, routed: bool, rounds: usize, on
     // Not timed: programs are built and caches filled, and the answers are compared once.
     let our_matches = ours.matches(&lane, routed);
     let peer_matches = peer.as_mut().map(|peer| peer.matches(&lane, routed)).unwrap_or_default();
+    // What we tell of an event ourselves must find what we find when told.
+    let told = if routed { BTreeSet::new() } else { ours.matches(&lane, true) };
     let (mut our_seconds, mut peer_seconds) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         for turn in 0..2 {
@@ -79,6 +81,9 @@ fn speed(plan: &Path, rules: &Path, lane: &Path, routed: bool, rounds: usize, on
         "only_peer": peer_matches.difference(&our_matches).count(),
         "only_ours_rules": named(our_matches.difference(&peer_matches).collect()),
         "only_peer_rules": named(peer_matches.difference(&our_matches).collect()),
+        "not_found_untold": told.difference(&our_matches).count(),
+        "found_untold_only": if routed { 0 } else { our_matches.difference(&told).count() },
+        "not_found_untold_rules": named(told.difference(&our_matches).collect()),
         "rules": known.len(), "peer_rules": peer.as_ref().map(peer::Engine::rules),
     }))
 }

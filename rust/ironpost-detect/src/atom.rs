@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use ironpost_events::{Cell, RowRef, Value, ValueKind};
 use std::cmp::Ordering;
 use std::net::IpAddr;
+use std::sync::OnceLock;
 
 /// Where a needle must stand in the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ pub(crate) enum Test {
         literal: Option<Box<[u8]>>,
     },
     Regex {
-        regex: regex::bytes::Regex,
+        regex: LazyRegex,
         required: regex_literals::Required,
     },
     /// Any value that is not null: what `contains: ''` asks.
@@ -86,6 +87,32 @@ pub(crate) struct Atom {
     pub(crate) test: Test,
 }
 
+/// A regular expression, compiled when a value first needs it: most of a collection's never do, and compiling all of them
+/// takes longer than loading everything else.
+#[derive(Debug)]
+pub(crate) struct LazyRegex {
+    pattern: Box<str>,
+    compiled: OnceLock<Option<regex::bytes::Regex>>,
+}
+
+impl LazyRegex {
+    /// Checks the pattern; what might become too large is compiled at once.
+    fn new(pattern: &str) -> Result<Self, String> {
+        let made = Self { pattern: pattern.into(), compiled: OnceLock::new() };
+        if !regex_literals::is_surely_small(pattern, REGEX_SIZE_LIMIT) {
+            let regex = compile_regex(pattern)?;
+            let _ = made.compiled.set(Some(regex));
+        }
+        Ok(made)
+    }
+
+    fn is_match(&self, value: &[u8]) -> bool {
+        // None never happens to what was found small or compiled at once.
+        let compiled = self.compiled.get_or_init(|| compile_regex(&self.pattern).ok());
+        compiled.as_ref().is_some_and(|regex| regex.is_match(value))
+    }
+}
+
 /// Largest compiled size of one regular expression, in bytes.
 const REGEX_SIZE_LIMIT: usize = 4 << 20;
 
@@ -106,7 +133,7 @@ fn compile_regex(pattern: &str) -> Result<regex::bytes::Regex, String> {
 
 /// Says why a regular expression cannot be used, or `None` when it can.
 pub fn check_regex(pattern: &str) -> Option<String> {
-    compile_regex(pattern).err()
+    LazyRegex::new(pattern).err()
 }
 
 impl Atom {
@@ -121,7 +148,7 @@ impl Atom {
             Op::Wildcard => glob(plan)?,
             Op::Regex => {
                 let pattern = plan.value.as_str().ok_or("a regular expression is text")?;
-                Test::Regex { regex: compile_regex(pattern)?, required: regex_literals::required(pattern) }
+                Test::Regex { regex: LazyRegex::new(pattern)?, required: regex_literals::required(pattern) }
             }
             Op::Cidr => {
                 let value = plan.value.as_str().ok_or("a network is text")?;
@@ -502,6 +529,41 @@ mod tests {
         assert!(in_network(&network, address(b"fe80::1%eth0").unwrap()));
         assert_eq!(address(b"10.0.0.1%"), "10.0.0.1".parse().ok());
         assert_eq!(address(b"%eth0"), None);
+    }
+
+    #[test]
+    fn what_is_compiled_later_can_be_compiled() {
+        let pieces = [
+            "a",
+            ".",
+            r"\w",
+            r"\W",
+            r"[^\n]",
+            r"(?i)\pL",
+            r"(?i)k",
+            r"(?:a|é)",
+            r"(?-u:[^a])",
+            r"\b",
+            "(?:x?)",
+            "(?:.*)",
+        ];
+        let mut small = 0;
+        for piece in pieces {
+            for count in (0..24).map(|power| 1u32 << power) {
+                let pattern = format!("(?:{piece}){{{count}}}(?:{piece}){{0,{count}}}");
+                if regex_literals::is_surely_small(&pattern, REGEX_SIZE_LIMIT) {
+                    small += 1;
+                    assert!(compile_regex(&pattern).is_ok(), "{pattern}");
+                }
+            }
+        }
+        assert!(small > pieces.len(), "{small}");
+        for (pattern, reason) in
+            [("(", "unclosed"), (r"\w{5000}", "too large"), ("(a{1000}){1000}", "too large")]
+        {
+            let found = check_regex(pattern).unwrap_or_default();
+            assert!(found.contains(reason), "{pattern}: {found}");
+        }
     }
 
     #[test]

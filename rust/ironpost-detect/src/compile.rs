@@ -6,10 +6,11 @@ use crate::derive::{BoundDeriver, Deriver};
 use crate::explain::Written;
 use crate::lookup::{BoundLookup, Lookup, Lookups};
 use crate::needles::Commonness;
-use crate::plan::{Expr, LogsourcePlan, Op, Plan, PlanError, RulePlan, VERSION};
+use crate::plan::{AtomPlan, Expr, LogsourcePlan, Op, Plan, PlanError, RulePlan, VERSION};
 use crate::program::Program;
 use ironpost_events::{FieldId, FieldTable};
 use rustc_hash::FxHashMap;
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, RwLock};
 
@@ -91,16 +92,19 @@ impl Interner {
 }
 
 #[derive(Default)]
-struct Builder {
+struct Builder<'a> {
     names: Interner,
     lookups: Lookups,
     atoms: Vec<Atom>,
     written: Vec<Written>,
-    known: FxHashMap<(Option<u32>, String), u32>,
+    /// By the rules' map and the atom's text.
+    seen: FxHashMap<(Option<u32>, &'a str), u32>,
+    /// By the lookup of the atom's field and the atom's text; of a field reference, by the map.
+    known: FxHashMap<(Option<u32>, &'a str), u32>,
 }
 
-impl Builder {
-    fn node(&mut self, rule: &RulePlan, expr: &Expr, depth: usize) -> Result<Node, PlanError> {
+impl<'a> Builder<'a> {
+    fn node(&mut self, rule: &RulePlan<'a>, expr: &Expr<'a>, depth: usize) -> Result<Node, PlanError> {
         Ok(match expr {
             Expr::And(parts) => Node::And(self.nodes(rule, parts, depth)?),
             Expr::Or(parts) => Node::Or(self.nodes(rule, parts, depth)?),
@@ -111,37 +115,51 @@ impl Builder {
                 Some(selection) if depth < 8 => self.node(rule, selection, depth + 1)?,
                 _ => return Err(PlanError::UnknownDetection { rule: rule.id.clone(), name: name.clone() }),
             },
-            Expr::Atom(plan) => {
-                let (names, lookups) = (&mut self.names, &mut self.lookups);
-                let mut lookup = |name: &str| lookups.id(rule.map, name, names);
-                // Rules share an atom when its field is looked up alike. What a second field means depends on the map.
-                let place = match (&plan.field, plan.op) {
-                    (_, Op::Fieldref) => rule.map,
-                    (field, _) => field.as_deref().map(&mut lookup),
-                };
-                let key = (place, serde_json::to_string(plan)?);
-                if let Some(&index) = self.known.get(&key) {
-                    return Ok(Node::Atom(index));
-                }
-                let atom = Atom::compile(plan, lookup).map_err(|reason| PlanError::Value {
+            Expr::Atom(text) => Node::Atom(self.atom(rule, text)?),
+        })
+    }
+
+    fn atom(&mut self, rule: &RulePlan<'a>, text: &'a RawValue) -> Result<u32, PlanError> {
+        if let Some(&index) = self.seen.get(&(rule.map, text.get())) {
+            return Ok(index);
+        }
+        let plan = AtomPlan::read(&rule.id, text)?;
+        let (names, lookups) = (&mut self.names, &mut self.lookups);
+        let mut lookup = |name: &str| lookups.id(rule.map, name, names);
+        // Rules share an atom when its field is looked up alike. What a second field means depends on the map.
+        let place = match (&plan.field, plan.op) {
+            (_, Op::Fieldref) => rule.map,
+            (field, _) => field.as_deref().map(&mut lookup),
+        };
+        let index = match self.known.get(&(place, text.get())) {
+            Some(&index) => index,
+            None => {
+                let atom = Atom::compile(&plan, lookup).map_err(|reason| PlanError::Value {
                     rule: rule.id.clone(),
                     field: plan.field.clone().unwrap_or_else(|| "keywords".to_owned()),
                     reason,
                 })?;
                 let index = self.atoms.len() as u32;
                 self.atoms.push(atom);
-                self.written.push(Written::of(plan));
-                self.known.insert(key, index);
-                Node::Atom(index)
+                self.written.push(Written::of(&plan));
+                self.known.insert((place, text.get()), index);
+                index
             }
-        })
+        };
+        self.seen.insert((rule.map, text.get()), index);
+        Ok(index)
     }
 
-    fn nodes(&mut self, rule: &RulePlan, parts: &[Expr], depth: usize) -> Result<Box<[Node]>, PlanError> {
+    fn nodes(
+        &mut self,
+        rule: &RulePlan<'a>,
+        parts: &[Expr<'a>],
+        depth: usize,
+    ) -> Result<Box<[Node]>, PlanError> {
         parts.iter().map(|part| self.node(rule, part, depth)).collect()
     }
 
-    fn shape(&mut self, rule: &RulePlan, expr: &Expr) -> Result<Shape, PlanError> {
+    fn shape(&mut self, rule: &RulePlan<'a>, expr: &Expr<'a>) -> Result<Shape, PlanError> {
         Ok(match expr {
             Expr::And(parts) => {
                 Shape::All(parts.iter().map(|part| self.shape(rule, part)).collect::<Result<_, _>>()?)
@@ -155,7 +173,7 @@ impl Builder {
         })
     }
 
-    fn rule(&mut self, plan: RulePlan) -> Result<Rule, PlanError> {
+    fn rule(&mut self, plan: RulePlan<'a>) -> Result<Rule, PlanError> {
         if !self.lookups.knows(plan.map) {
             let what = format!("rule {}", plan.id);
             return Err(PlanError::Names { what, reason: "its field map does not exist".to_owned() });
@@ -195,7 +213,7 @@ impl RuleSet {
     /// # Errors
     /// [`PlanError`], naming the rule, when anything in the plan cannot be executed.
     pub fn from_plan(json: &[u8]) -> Result<Self, PlanError> {
-        let plan: Plan = serde_json::from_slice(json)?;
+        let plan: Plan<'_> = serde_json::from_slice(json)?;
         if plan.version != VERSION {
             return Err(PlanError::Version(plan.version));
         }

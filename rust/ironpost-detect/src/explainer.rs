@@ -9,7 +9,7 @@ use crate::derive::{BoundDeriver, Deriver, told_source};
 use crate::detection::lossy;
 use crate::explain::{MAX_VALUE, Written};
 use crate::lookup::{BoundLookup, Lookups};
-use crate::plan::{Expr, LogsourcePlan, Op, Plan, PlanError, RulePlan, VERSION};
+use crate::plan::{AtomPlan, Expr, LogsourcePlan, Op, Plan, PlanError, RulePlan, VERSION};
 use ironpost_events::{FieldId, FieldTable, RowRef, ValueKind};
 use rustc_hash::FxHashSet;
 use serde_json::{Value, json};
@@ -94,7 +94,7 @@ impl Explainer {
     /// # Errors
     /// [`PlanError`], naming the rule, when anything in a rule cannot be executed.
     pub fn from_plan(json: &[u8]) -> Result<Self, PlanError> {
-        let plan: Plan = serde_json::from_slice(json)?;
+        let plan: Plan<'_> = serde_json::from_slice(json)?;
         if plan.version != VERSION {
             return Err(PlanError::Version(plan.version));
         }
@@ -215,7 +215,7 @@ struct Builder {
 }
 
 impl Builder {
-    fn rule(&mut self, plan: RulePlan) -> Result<Explained, PlanError> {
+    fn rule(&mut self, plan: RulePlan<'_>) -> Result<Explained, PlanError> {
         if !self.lookups.knows(plan.map) {
             let what = format!("rule {}", plan.id);
             return Err(PlanError::Names { what, reason: "its field map does not exist".to_owned() });
@@ -224,11 +224,16 @@ impl Builder {
         Ok(Explained { id: plan.id, logsource: plan.logsource, condition })
     }
 
-    fn parts(&mut self, rule: &RulePlan, parts: &[Expr], depth: usize) -> Result<Vec<Part>, PlanError> {
+    fn parts(
+        &mut self,
+        rule: &RulePlan<'_>,
+        parts: &[Expr<'_>],
+        depth: usize,
+    ) -> Result<Vec<Part>, PlanError> {
         parts.iter().map(|part| self.part(rule, part, depth)).collect()
     }
 
-    fn part(&mut self, rule: &RulePlan, expr: &Expr, depth: usize) -> Result<Part, PlanError> {
+    fn part(&mut self, rule: &RulePlan<'_>, expr: &Expr<'_>, depth: usize) -> Result<Part, PlanError> {
         Ok(match expr {
             Expr::And(parts) => Part::And(self.parts(rule, parts, depth)?),
             Expr::Or(parts) => Part::Or(self.parts(rule, parts, depth)?),
@@ -240,7 +245,8 @@ impl Builder {
                 }
                 _ => return Err(PlanError::UnknownDetection { rule: rule.id.clone(), name: name.clone() }),
             },
-            Expr::Atom(plan) => {
+            Expr::Atom(text) => {
+                let plan = &AtomPlan::read(&rule.id, text)?;
                 let (names, lookups) = (&mut self.names, &mut self.lookups);
                 let lookup = |name: &str| lookups.id(rule.map, name, names);
                 let atom = Atom::compile(plan, lookup).map_err(|reason| PlanError::Value {

@@ -1,6 +1,7 @@
 //! The plan: what Python lowers rules to, as plain JSON (version 1).
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// The only version this crate executes.
@@ -12,6 +13,14 @@ pub enum PlanError {
     /// Not JSON, or not of the plan's shape.
     #[error("rule plan is not readable: {0}")]
     Json(#[from] serde_json::Error),
+    /// A condition is not of the plan's shape.
+    #[error("rule {rule}: a condition is not readable: {source}")]
+    Atom {
+        /// Rule id.
+        rule: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
     /// Made by another version of the compiler.
     #[error("rule plan has version {0}, expected {VERSION}: compile the rules again")]
     Version(u32),
@@ -67,10 +76,10 @@ pub enum PlanError {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Plan {
+pub(crate) struct Plan<'a> {
     pub(crate) version: u32,
-    #[serde(default)]
-    pub(crate) rules: Vec<RulePlan>,
+    #[serde(borrow, default)]
+    pub(crate) rules: Vec<RulePlan<'a>>,
     #[serde(default)]
     pub(crate) correlations: Vec<CorrelationPlan>,
     /// Field maps that rules name by index.
@@ -135,7 +144,7 @@ fn medium() -> String {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct RulePlan {
+pub(crate) struct RulePlan<'a> {
     pub(crate) id: String,
     #[serde(default)]
     pub(crate) title: String,
@@ -162,9 +171,10 @@ pub(crate) struct RulePlan {
     pub(crate) event: bool,
     #[serde(default)]
     pub(crate) entity: Vec<String>,
-    #[serde(default)]
-    pub(crate) detections: BTreeMap<String, Expr>,
-    pub(crate) condition: Expr,
+    #[serde(borrow, default)]
+    pub(crate) detections: BTreeMap<String, Expr<'a>>,
+    #[serde(borrow)]
+    pub(crate) condition: Expr<'a>,
 }
 
 /// Alternatives per part; `None` accepts anything.
@@ -290,17 +300,28 @@ pub(crate) enum Comparison {
 /// A boolean expression over atoms.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Expr {
-    And(Vec<Expr>),
-    Or(Vec<Expr>),
-    Not(Box<Expr>),
+pub(crate) enum Expr<'a> {
+    #[serde(borrow)]
+    And(Vec<Expr<'a>>),
+    #[serde(borrow)]
+    Or(Vec<Expr<'a>>),
+    #[serde(borrow)]
+    Not(Box<Expr<'a>>),
     Ref(String),
     Const(bool),
-    Atom(AtomPlan),
+    /// The text of an [`AtomPlan`]: rules repeat each other's, and the text tells so at once.
+    #[serde(borrow)]
+    Atom(&'a RawValue),
+}
+
+impl AtomPlan {
+    pub(crate) fn read(rule: &str, text: &RawValue) -> Result<Self, PlanError> {
+        serde_json::from_str(text.get()).map_err(|source| PlanError::Atom { rule: rule.to_owned(), source })
+    }
 }
 
 /// One condition on one field; `field: None` is a keyword, searched in every value.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AtomPlan {
     pub(crate) field: Option<String>,
@@ -311,7 +332,7 @@ pub(crate) struct AtomPlan {
     pub(crate) cased: bool,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Op {
     Equals,

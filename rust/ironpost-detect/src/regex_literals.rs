@@ -31,9 +31,38 @@ impl Required {
     }
 }
 
+/// Bytes that a compiled expression takes at most for one byte of a literal, one range of a class, one other node: an
+/// automaton's state has up to some dozen bytes, and a range of characters some states; halves and twos leave room.
+const NODE_BYTES: usize = 128;
+
+/// True when a pattern is valid and its compiled form certainly stays within `limit` bytes.
+pub(crate) fn is_surely_small(pattern: &str, limit: usize) -> bool {
+    parsed(pattern).is_some_and(|hir| most_bytes(&hir) <= limit / 2)
+}
+
+fn most_bytes(hir: &Hir) -> usize {
+    let all = |parts: &[Hir]| parts.iter().map(most_bytes).fold(NODE_BYTES, usize::saturating_add);
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => NODE_BYTES,
+        HirKind::Literal(literal) => literal.0.len().saturating_mul(NODE_BYTES),
+        HirKind::Class(Class::Unicode(class)) => class.ranges().len().saturating_mul(2 * NODE_BYTES),
+        HirKind::Class(Class::Bytes(class)) => class.ranges().len().saturating_mul(NODE_BYTES),
+        HirKind::Capture(capture) => most_bytes(&capture.sub).saturating_add(NODE_BYTES),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => all(parts),
+        HirKind::Repetition(repetition) => {
+            let copies = repetition.max.unwrap_or(repetition.min.saturating_add(1)).max(1) as usize;
+            most_bytes(&repetition.sub).saturating_add(NODE_BYTES).saturating_mul(copies)
+        }
+    }
+}
+
+fn parsed(pattern: &str) -> Option<Hir> {
+    regex_syntax::ParserBuilder::new().utf8(false).build().parse(pattern).ok()
+}
+
 /// What can be said of every match of a pattern.
 pub(crate) fn required(pattern: &str) -> Required {
-    let Ok(hir) = regex_syntax::ParserBuilder::new().utf8(false).build().parse(pattern) else {
+    let Some(hir) = parsed(pattern) else {
         return Required::default();
     };
     let mut literals: Vec<Box<[u8]>> =
