@@ -120,6 +120,7 @@ def _look(config: Path | None, flags: dict[str, tuple[str, Any]]) -> _Found:
     from ironpost.config import decide_places
     from ironpost.decisions import load_policies
     from ironpost.detections import RuleSet
+    from ironpost.events import load as load_extractors
     from ironpost.ownership import setting_doubt
 
     try:
@@ -138,6 +139,7 @@ def _look(config: Path | None, flags: dict[str, tuple[str, Any]]) -> _Found:
     problems += [RuleError(rule.reason, path=rule.path, line=rule.line, hint=rule.hint) for rule in rules.refused]
     policies = load_policies(*places.policy_dirs, doubt=setting_doubt)
     problems += policies.refused
+    problems += load_extractors(*places.extractor_dirs, doubt=setting_doubt).refused
     return _Found(
         str(loaded.path) if loaded.path else "embedded defaults",
         tuple(problems),

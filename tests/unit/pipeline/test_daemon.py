@@ -70,7 +70,7 @@ class ScriptedEngine:
 def engines(monkeypatch):
     made = []
 
-    def make(settings, rules, packet_filter):
+    def make(settings, rules, packet_filter, extractors):
         made.append(ScriptedEngine(dict(settings)))
         return made[-1]
 
@@ -195,7 +195,7 @@ async def test_a_restart_begins_where_the_store_says(build, tmp_path, engines):
 
 
 async def test_a_start_in_vain_takes_everything_down_again(build, tmp_path, monkeypatch):
-    def make(settings, rules, packet_filter):
+    def make(settings, rules, packet_filter, extractors):
         return ScriptedEngine(dict(settings), fails=SourceError("nothing can be read", hint="give it something"))
 
     monkeypatch.setattr(native, "make_engine", make)
