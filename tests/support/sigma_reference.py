@@ -209,18 +209,14 @@ def tokens(text: str) -> tuple[Any, ...]:
 
 
 def expanded(text: str, placeholders: Placeholders) -> Iterator[list[Any]]:
-    """The value with each value of each of its placeholders; an escaped percent sign is plain."""
-
-    def plain(part: str) -> tuple[Any, ...]:
-        return tokens(re.sub(r"\\(.)", lambda pair: "%" if pair[1] == "%" else pair[0], part, flags=re.DOTALL))
-
-    found = re.match(r"((?:\\.|[^\\%])*)%([^%\\*?]+)%", text, re.DOTALL)
+    """The value with each value of each of its placeholders; a backslash before one is a backslash."""
+    found = re.match(r"([^%]*)%([^%\\*?]+)%", text)
     if found is None:
-        yield [*plain(text)]
+        yield [*tokens(text)]
         return
     for value in placeholders[found[2]]:
         for rest in expanded(text[found.end() :], placeholders):
-            yield [*plain(found[1]), *tokens(value), *rest]
+            yield [*tokens(found[1]), *tokens(value), *rest]
 
 
 def literals(pattern: Sequence[Any]) -> Iterator[Any]:

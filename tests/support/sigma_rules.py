@@ -112,7 +112,7 @@ def items(draw: st.DrawFn) -> tuple[str, Any]:
             names, values = [*wide, *anchor], st.text("ab*?", min_size=1, max_size=4)
     elif kind == "expand":
         names = [*anchor, "expand"]
-        before = st.sampled_from(["", "", "*", "a ", "\\% ", "-"])
+        before = st.sampled_from(["", "", "*", "a ", "C:\\", "-"])
         values = st.tuples(before, st.sampled_from(["%who%", "%where%", "%dash%", "%who% %who%"]), before).map("".join)
     elif kind == "re":
         names = ["re", *draw(st.sampled_from([[], [], ["i"], ["s", "m"], ["ignorecase", "dotall"], ["multiline"]]))]

@@ -96,6 +96,7 @@ def collect(source: Path, *, known: RuleSet | None = None, retired: bool = False
     prefix = "" if source.is_dir() else _common_folder(members)
     with tempfile.TemporaryDirectory(prefix="ironpost-import-") as place:
         root = Path(place)
+        folders: set[str] = set()
         for member in members:
             name = member.name.removeprefix(prefix)
             reason = member.problem
@@ -105,9 +106,13 @@ def collect(source: Path, *, known: RuleSet | None = None, retired: bool = False
                 reason = "deprecated or unsupported"
             if not reason and name in made.files:
                 reason = "name is used twice"
+            above = {str(folder) for folder in PurePosixPath(name).parents}
+            if not reason and (name in folders or not above.isdisjoint(made.files)):
+                reason = "name is a file and a folder"
             if reason:
                 made.skipped.setdefault(reason, []).append(name)
                 continue
+            folders |= above
             made.files[name] = member.content
             # Under names of our own: what a member is called decides nothing about where anything is written.
             file = root / f"{len(made.files):06d}.yml"
@@ -172,6 +177,8 @@ def store(collection: Collection, target: Path, *, force: bool = False, prune: b
     target.mkdir(parents=True, exist_ok=True)
     root = target.resolve()
     manifest = _read_manifest(target)
+    for name in wanted:
+        _placeable(target, name)
     changes = Changes()
     for name in sorted(wanted):
         content = collection.files[name]
@@ -207,6 +214,17 @@ def store(collection: Collection, target: Path, *, force: bool = False, prune: b
     body = {"version": 1, "source": collection.source, "files": manifest}
     _replace(target / MANIFEST, json.dumps(body, indent=1).encode() + b"\n")
     return changes
+
+
+def _placeable(target: Path, name: str) -> None:
+    """Says, before anything is written, that something else stands where a file or its folder must be."""
+    folders = [target / folder for folder in PurePosixPath(name).parents]
+    for place in [*(folder for folder in folders if folder.exists() and not folder.is_dir()), target / name]:
+        if place.exists() and (place.is_dir() or place != target / name):
+            what = "a folder" if place.is_dir() else "no folder"
+            raise RuleError(
+                f"is {what}: {name} cannot be written", path=str(place), hint="remove it, or choose another"
+            )
 
 
 def _inside(place: Path, root: Path) -> None:

@@ -9,9 +9,11 @@ None of this keeps a rule from doing harm on purpose: it is the operator's own c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -134,7 +136,7 @@ class WorkerProcess:
         self._rest = b""
         environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG", "TZ") if name in os.environ}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(_WORKER), str(self._path)],
+            [sys.executable, "-P", str(_WORKER), str(self._path.absolute())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -159,8 +161,14 @@ class WorkerProcess:
         except BrokenPipeError:
             answer = b""
         if answer:
-            found: dict[str, Any] = json.loads(answer)
-            return found
+            try:
+                found = json.loads(answer)
+            except ValueError:
+                found = None
+            if isinstance(found, dict) and ("error" in found or not line):
+                return found
+            self.close()
+            raise CallEndedError("wrote something else than its verdict to the pipe of its process")
         self.close()
         code = process.returncode
         late = code in {None, -14, -9}  # the worker's own alarm, or ours
@@ -194,6 +202,8 @@ def _end_process(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)  # what a rule started ends with it
 
 
 def _told_rule(value: Mapping[str, Any], path: Path) -> PythonRule:

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import stat
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -191,6 +192,9 @@ class PackDirectory:
             return "not there"
         except OSError as error:
             return f"cannot be read: {error.strerror}"
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            return "not a regular file"
         with os.fdopen(descriptor, "rb") as opened:
             if os.fstat(opened.fileno()).st_size > MAX_PACK_BYTES:
                 return "too large"

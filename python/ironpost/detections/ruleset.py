@@ -35,6 +35,8 @@ from ironpost.model import Detection
 from ironpost.model.python_rule import PythonRule
 from ironpost.ownership import Doubt, setting_doubt
 
+MAX_FILTER_BYTES = 16 << 20
+"""What filters may add to all rules together, as plan text: each rule has a copy. About 75 values in 3,700 rules."""
 MAX_RULES = 10_000
 """Further rules are refused."""
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -330,6 +332,10 @@ def _maps(given: Iterable[str | Path | FieldMap]) -> FieldMaps:
     return FieldMaps([*_own_maps(given), *shipped_maps()])
 
 
+def _plan_bytes(rule: Rule) -> int:
+    return len((rule.plan if isinstance(rule.plan, PlanText) else PlanText(rule.plan)).text)
+
+
 def _not_ours(file: Path, doubt: Doubt) -> RuleError:
     return RuleError(f"not used, a stranger could change it: {doubt}", path=str(file), hint=doubt.remedy)
 
@@ -509,15 +515,32 @@ class _Loader:
         self._refused.append(RefusedRule(error.path, line, reason, rule_id, error.hint))
 
     def _apply_filters(self) -> None:
+        room = MAX_FILTER_BYTES
         for added in self._filters:
             used = False
+            made: dict[int, Rule] = {}
             for index, rule in enumerate(self._rules):
                 named = added.rules is None or rule.id in added.rules or rule.name in added.rules
                 contained = all(rule.logsource.get(part) == word for part, word in added.logsource.items())
                 if rule.kind == "rule" and rule.mapper is not None and named and contained:
-                    filtered = self._compiler.filtered(rule, added)
-                    self._rules[index] = replace(filtered, plan=PlanText(filtered.plan))
                     used = True
+                    filtered = self._compiler.filtered(rule, added)
+                    plan = PlanText(filtered.plan)
+                    made[index] = replace(filtered, plan=plan)
+                    room -= len(plan.text) - _plan_bytes(rule)
+                    if room < 0:
+                        break
+            if room < 0:
+                reason = (
+                    f"with its copies in {len(made):,} rules and more, filters take more than "
+                    f"{MAX_FILTER_BYTES >> 20} MiB"
+                )
+                hint = "name fewer rules, or say the values as a pattern"
+                self._refused.append(RefusedRule(added.path, added.line, reason, added.id, hint))
+                room += sum(_plan_bytes(each) - _plan_bytes(self._rules[index]) for index, each in made.items())
+                continue
+            for index, each in made.items():
+                self._rules[index] = each
             if not used and added.rules is not None:
                 reason = f"filter fits no rule; it names {', '.join(added.rules)}"
                 self._refused.append(RefusedRule(added.path, added.line, reason, added.id))

@@ -35,7 +35,7 @@ MAX_ALTERNATIVES = 10_000
 """Most values that modifiers and placeholders may make of one."""
 _DASHES = ("-", "/", "\u2013", "\u2014", "\u2015")
 _WINDASH = re.compile(rf"\B[{''.join(_DASHES)}]\b")
-_PLACEHOLDER = re.compile(r"(?<!\\)%([^%]+)%")
+_PLACEHOLDER = re.compile(r"%([^%\\]+)%")
 _SPECIAL = re.compile(r"\\([*?\\])|([*?])")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
@@ -330,17 +330,17 @@ def _values_of(name: str, placeholders: Mapping[str, Sequence[str]]) -> list[str
 
 
 def _expanded(pieces: tuple[Piece, ...], placeholders: Mapping[str, Sequence[str]]) -> list[tuple[Piece, ...]]:
-    r"""Replaces ``%name%`` by each of its values, which may have wildcards of their own; ``\%`` is a plain sign."""
+    r"""Replaces ``%name%`` by each of its values, which may have wildcards of their own.
+
+    A backslash before ``%name%`` is a backslash, as in paths (pySigma, ``SigmaString.insert_placeholders``).
+    """
     alternatives: list[tuple[Piece, ...]] = [()]
     for piece in pieces:
         if not isinstance(piece, str):
             alternatives = [(*before, piece) for before in alternatives]
             continue
         for index, part in enumerate(_PLACEHOLDER.split(piece)):
-            if index % 2:
-                values = [split_text(value) for value in _values_of(part, placeholders)]
-            else:
-                values = [(part.replace("\\%", "%"),)]
+            values = [split_text(value) for value in _values_of(part, placeholders)] if index % 2 else [(part,)]
             if len(alternatives) * len(values) > MAX_ALTERNATIVES:
                 raise RuleError(f"placeholders make more than {MAX_ALTERNATIVES:,} values of one")
             alternatives = [(*before, *value) for before in alternatives for value in values]
@@ -362,7 +362,7 @@ def _expanded_text(text: str, placeholders: Mapping[str, Sequence[str]]) -> list
     """Replaces ``%name%`` in a value that is no pattern of wildcards; regular expressions take values as they are."""
     alternatives = [""]
     for index, part in enumerate(_PLACEHOLDER.split(text)):
-        values = _values_of(part, placeholders) if index % 2 else [part.replace("\\%", "%")]
+        values = _values_of(part, placeholders) if index % 2 else [part]
         if len(alternatives) * len(values) > MAX_ALTERNATIVES:
             raise RuleError(f"placeholders make more than {MAX_ALTERNATIVES:,} values of one")
         alternatives = [before + value for before in alternatives for value in values]

@@ -134,6 +134,21 @@ def test_names_ids_and_tags_are_kept(tmp_path: Path) -> None:
     assert found.coverage() == {"execution": {"t1059": 1}}
 
 
+def test_a_name_that_is_a_file_and_a_folder_is_named_and_the_rest_imported(tmp_path: Path) -> None:
+    bundle = tar(tmp_path / "b.tar", {"b.yml/c.yml": rule("c"), "b.yml": rule("b"), "d.yml": rule("d")})
+    found = collect(bundle)
+    assert found.skipped == {"name is a file and a folder": ["b.yml"]}
+    assert store(found, tmp_path / "target").added == ["b.yml/c.yml", "d.yml"]
+
+
+def test_a_folder_in_a_files_place_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    (target / "d.yml").mkdir(parents=True)
+    with pytest.raises(RuleError, match=r"is a folder: d\.yml cannot be written"):
+        store(collect(tar(tmp_path / "b.tar", {"a.yml": rule("a"), "d.yml": rule("d")})), target)
+    assert [file.name for file in target.iterdir()] == ["d.yml"]
+
+
 def test_a_second_import_updates_its_own_files_and_no_others(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()

@@ -206,6 +206,14 @@ def test_a_link_in_place_of_a_pack_is_not_followed(rules: Path, packs: Path, tmp
     assert aside.exists()
 
 
+def test_a_directory_in_place_of_a_pack_is_no_error(rules: Path, packs: Path) -> None:
+    RuleSet.load(rules, cache=packs)
+    [pack] = packs.iterdir()
+    pack.unlink()
+    pack.mkdir()
+    assert len(RuleSet.load(rules, cache=packs).rules) > 0
+
+
 def test_a_place_that_cannot_be_written_is_no_error(rules: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = RuleSet.load(rules, cache=tmp_path / "file" / "packs")

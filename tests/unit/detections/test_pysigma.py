@@ -98,8 +98,6 @@ def verdict(detection: dict[str, Any]) -> str:
     found = ours(rules.rules[0].plan)
     if found == expected:
         return "same"
-    if "\\%" in json.dumps(detection, ensure_ascii=False).replace("\\\\", "\\"):
-        return "an escaped percent sign is plain (specification: Placeholders)"
     if "windash" in text and re.search("[\u2013-\u2015]", text):
         return "a dash of any kind is interchangeable (specification: windash)"
     if re.search(r"cased\|(\w+\|)*windash", text):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ def rule(id, value):
     return ironpost.rule(id=id, title=id, level="high", prefilter={{"s": {{"a": value}}, "condition": "s"}},
                          logsource={LOGSOURCE})
 """
+
+FINE = "@rule('fine', 'x')\ndef fine(event):\n    return True\n"
 
 
 def made(function: Any, **options: Any) -> PythonRule:
@@ -169,7 +172,43 @@ def test_a_file_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert int(first.fields["pid"]) == int(second.fields["pid"]) != os.getpid()
 
 
-FINE = "@rule('fine', 'x')\ndef fine(event):\n    return True\n"
+def test_a_file_may_be_named_relative_to_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from_file(tmp_path, "@rule('here', 'x')\ndef here(event):\n    return True\n")
+    monkeypatch.chdir(tmp_path)
+    rules = RuleSet.load("rules.py", python_files=True)
+    assert rules.refused == ()
+    assert [found.rule_id for found in rules.detect([{"a": "x"}])] == ["here"]
+
+
+def test_a_rule_that_writes_into_the_pipe_of_its_process_is_disabled(tmp_path: Path) -> None:
+    rules = from_file(
+        tmp_path,
+        "import os\n@rule('noise', 'h')\ndef noise(event):\n"
+        "    for descriptor in range(3, 20):\n"
+        "        try:\n            os.write(descriptor, b'no verdict\\n')\n"
+        "        except OSError:\n            pass\n"
+        f"    return True\n{FINE}",
+    )
+    assert [found.rule_id for found in rules.detect([{"a": "h"}, {"a": "x"}])] == ["fine"]
+    assert "something else than its verdict" in rules.judges.health["noise"].disabled
+
+
+def test_what_a_rule_started_ends_with_its_process(tmp_path: Path) -> None:
+    rules = from_file(
+        tmp_path,
+        "import subprocess\n@rule('starts', 'x')\ndef starts(event):\n"
+        "    return {'pid': subprocess.Popen(['sleep', '600']).pid}\n",
+    )
+    [found] = rules.detect([{"a": "x"}])
+    rules.judges.close()
+    for _ in range(500):
+        state = Path(f"/proc/{found.fields['pid']}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.01)
+    pytest.fail("it runs on")
+
+
 HANGING = {
     "a loop": "    while True:\n        pass\n",
     "a regular expression": "    import re\n    return re.match('(a+)+$', 'a' * 60 + 'b')\n",

@@ -317,3 +317,24 @@ def test_rules_that_nothing_here_can_feed_are_loaded_and_listed_with_the_reason(
         "image": "needs Sysmon for Linux or an ECS endpoint agent",
     }
     assert len(rules.rules) == 4
+
+
+def test_a_filter_with_too_many_copies_is_refused_and_the_rules_stay() -> None:
+    rules = "\n---\n".join(
+        f"{{title: r{number}, id: r{number}, logsource: {{product: test}}, "
+        f"detection: {{s: {{a: x{number}}}, condition: s}}}}"
+        for number in range(300)
+    )
+    hosts = ", ".join(f"a-host-with-a-long-name-{number}.example.org" for number in range(1000))
+    added = (
+        "{title: f, id: f, logsource: {product: test}, filter: {rules: any, "
+        f"sel: {{host: [{hosts}]}}, condition: not sel}}}}"
+    )
+    found = RuleSet.from_text(rules + "\n---\n" + added)
+    assert len(found.rules) == 300
+    assert [(refused.rule_id, "filters take more than 16 MiB" in refused.reason) for refused in found.refused] == [
+        ("f", True)
+    ]
+    assert [one.rule_id for one in found.detect([{"a": "x7", "host": "a-host-with-a-long-name-1.example.org"}])] == [
+        "r7"
+    ]
