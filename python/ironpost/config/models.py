@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import mmap
 import posixpath
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -20,7 +21,7 @@ _MAX_PATH = 4096
 LogLevel = Literal["trace", "debug", "info", "warn", "error"]
 LogFormat = Literal["json", "pretty"]
 Mode = Literal["observe", "enforce"]
-SourceName = Literal["syslog", "syslog_udp", "syslog_tcp", "file", "journal", "docker"]
+SourceName = Literal["syslog", "syslog_udp", "syslog_tcp", "syslog_unix", "file", "journal", "docker"]
 
 
 def _plain_path(text: str) -> str:
@@ -51,6 +52,12 @@ def _bind(text: str) -> str:
 def _duration(text: str) -> str:
     if parse_duration(text) < 1_000_000_000:
         raise ValueError("must be at least one second")
+    return text
+
+
+def _file_mode(text: str) -> str:
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise ValueError(f"{text!r} is no octal permission such as 0666 or 0660")
     return text
 
 
@@ -93,6 +100,7 @@ OptionalPath = Annotated[str, AfterValidator(_absolute_or_empty)]
 Bind = Annotated[str, AfterValidator(_bind)]
 Duration = Annotated[str, AfterValidator(_duration)]
 Network = Annotated[str, AfterValidator(_network)]
+FileMode = Annotated[str, AfterValidator(_file_mode)]
 XdpMode = Annotated[Literal["native", "skb", "hw", "auto"], AfterValidator(_xdp_mode)]
 ScanInterval = Annotated[int, AfterValidator(_scan_interval)]
 RingBufferSize = Annotated[int, AfterValidator(_ring_buffer)]
@@ -159,11 +167,23 @@ class LogPipeline(Section):
     enabled: bool = True
     """Read logs."""
     sources: list[SourceName] = Field(default=["syslog", "file", "journal"], min_length=1)
-    """syslog (= syslog_udp and syslog_tcp), file, journal, docker."""
+    """syslog (= syslog_udp and syslog_tcp), syslog_unix, file, journal, docker."""
     syslog_bind: Bind = "127.0.0.1:5514"
     """Syslog over UDP."""
     syslog_tcp_bind: Bind = "127.0.0.1:5514"
     """Syslog over TCP, newline or octet-counted frames."""
+    syslog_tcp_max_connections: int = Field(default=256, ge=1, le=65_536)
+    """Syslog connections open at one time; further ones are closed and counted."""
+    syslog_tcp_max_connections_per_peer: int = Field(default=32, ge=1, le=65_536)
+    """The same for one address (IPv6: one /64 network)."""
+    syslog_tcp_idle_secs: int = Field(default=300, ge=1, le=86_400)
+    """Seconds after which a silent connection is closed and counted."""
+    syslog_tcp_max_message_bytes: int = Field(default=1_048_576, ge=65_536, le=16_777_216)
+    """A longer message is cut there, marked and counted."""
+    syslog_unix_path: AbsolutePath = "/run/ironpost/log"
+    """Socket that syslog_unix makes for programs of this host; /dev/log where no other program makes it."""
+    syslog_unix_mode: FileMode = "0666"
+    """Permissions of that socket, octal; 0666 lets every program write, as /dev/log does."""
     watch_paths: list[AbsolutePath] = ["/var/log/auth.log", "/var/log/syslog", "/var/log/secure", "/var/log/messages"]
     """Files to follow, * and ? allowed in the last part. Of the defaults, those that exist."""
     watch_roots: list[AbsolutePath] = Field(default=["/var/log", "/tmp"], min_length=1)  # noqa: S108 - a root, not a file

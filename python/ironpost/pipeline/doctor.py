@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import os
 import platform
 import re
 import shutil
@@ -235,7 +236,7 @@ def _ports(loaded: Loaded, environment: Mapping[str, str]) -> Iterator[Finding]:
         plan = plan_sources(loaded, facts=HostFacts(), packets=False)
         for address in plan.listening:
             protocol, _, bind = address.partition(":")
-            yield _try_bind(protocol, bind)
+            yield _try_socket(bind) if protocol == "unix" else _try_bind(protocol, bind)
 
 
 def _try_bind(protocol: str, bind: str) -> Finding:
@@ -252,6 +253,22 @@ def _try_bind(protocol: str, bind: str) -> Finding:
             remedy = "run as root" if error.errno == errno.EACCES else f"free it, or set log_pipeline.{key}"
             return Finding(f"{protocol} {bind}", "fail", error.strerror or str(error), remedy)
     return Finding(f"{protocol} {bind}", "ok", "free")
+
+
+def _try_socket(path: str) -> Finding:
+    """Says whether the daemon can make its socket; a stale one of this user is replaced at the start."""
+    place = Path(path)
+    if place.is_socket():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            if probe.connect_ex(path) != errno.ECONNREFUSED:
+                remedy = "stop the program that made it, or set log_pipeline.syslog_unix_path"
+                return Finding(f"unix {path}", "fail", "a program listens there", remedy)
+    elif place.exists() or place.is_symlink():
+        return Finding(f"unix {path}", "fail", "something else is there", "set log_pipeline.syslog_unix_path")
+    if not os.access(place.parent, os.W_OK):
+        remedy = f"make {place.parent}, or run as root" if not place.parent.exists() else "run as root"
+        return Finding(f"unix {path}", "fail", f"{place.parent} can't be written", remedy)
+    return Finding(f"unix {path}", "ok", "free")
 
 
 def _data_dir(loaded: Loaded, environment: Mapping[str, str]) -> Iterator[Finding]:

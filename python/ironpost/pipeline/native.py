@@ -122,7 +122,7 @@ def make_engine(
     Raises:
         IronpostError: When the settings or rules can't be used.
     """
-    if not any(settings[key] for key in ("files", "udp", "tcp", "journal", "packets")):
+    if not any(settings[key] for key in ("files", "udp", "tcp", "unix", "journal", "packets")):
         return IdleEngine()
     # The protocols are what tests implement; the native classes ask for their own kind.
     native_filter = cast("_core.Filter | None", packet_filter)

@@ -46,7 +46,7 @@ class SourcePlan:
     Attributes:
         settings: The engine's settings document, without the filter's part.
         watching: What is followed, for people: paths and ``the journal``.
-        listening: ``udp:…`` and ``tcp:…`` addresses.
+        listening: ``udp:…`` and ``tcp:…`` addresses, ``unix:…`` paths.
         problems: What was asked for and can't be read now.
         doubted: Files that are read and not trusted: others than the host can write them.
         notices: Choices worth a sentence.
@@ -103,6 +103,7 @@ def plan_sources(loaded: Loaded, *, facts: HostFacts, packets: bool) -> SourcePl
         "files": files,
         "udp": [],
         "tcp": [],
+        "unix": [],
         "journal": journal,
         "packets": packets,
     }
@@ -110,8 +111,21 @@ def plan_sources(loaded: Loaded, *, facts: HostFacts, packets: bool) -> SourcePl
         plan.settings["udp"].append({"bind": config.syslog_bind, "facts": _TRUST_NETWORK})
         plan.listening.append(f"udp:{config.syslog_bind}")
     if sources & {"syslog", "syslog_tcp"}:
-        plan.settings["tcp"].append({"bind": config.syslog_tcp_bind, "facts": _TRUST_NETWORK})
+        plan.settings["tcp"].append(
+            {
+                "bind": config.syslog_tcp_bind,
+                "max_connections": config.syslog_tcp_max_connections,
+                "max_connections_per_peer": config.syslog_tcp_max_connections_per_peer,
+                "idle_secs": config.syslog_tcp_idle_secs,
+                "max_message": config.syslog_tcp_max_message_bytes,
+                "facts": _TRUST_NETWORK,
+            }
+        )
         plan.listening.append(f"tcp:{config.syslog_tcp_bind}")
+    if "syslog_unix" in sources:
+        mode = int(config.syslog_unix_mode, 8)
+        plan.settings["unix"].append({"path": config.syslog_unix_path, "mode": mode, "facts": _TRUST_NETWORK})
+        plan.listening.append(f"unix:{config.syslog_unix_path}")
     return plan
 
 

@@ -4,6 +4,7 @@ use crate::correlate::{Correlating, CorrelatorGauges, RingPositions, counters};
 use crate::files::Tailer;
 use crate::intake::Intake;
 use crate::journal::JournalReceiver;
+use crate::local::LocalReceiver;
 use crate::outbox::{Batch, NextBatch, Outbox};
 use crate::packets::{PacketReceiver, PacketSource};
 use crate::plan::{PlanningError, Plans};
@@ -149,6 +150,7 @@ impl Engine {
         let configured = self.settings.files.len()
             + self.settings.udp.len()
             + self.settings.tcp.len()
+            + self.settings.unix.len()
             + usize::from(self.settings.journal)
             + usize::from(self.settings.packets);
         if receivers.is_empty() && configured > 0 {
@@ -250,6 +252,7 @@ impl Engine {
                 Err(error) => self.bind_failed(&id, &settings.bind, &error),
             }
         }
+        self.open_local(checkpoints, waiting_lane, &mut receivers);
         if self.settings.journal {
             self.open_journal(checkpoints, waiting_lane, &mut receivers);
         }
@@ -257,6 +260,27 @@ impl Engine {
             self.open_packets(checkpoints, waiting_lane, &mut receivers);
         }
         receivers
+    }
+
+    fn open_local(
+        &self,
+        checkpoints: &BTreeMap<String, String>,
+        capacity: usize,
+        receivers: &mut Vec<(String, Box<dyn Receiver>)>,
+    ) {
+        for settings in &self.settings.unix {
+            let path = settings.path.to_string_lossy();
+            let (id, source) = self.network_source("unix", &path, &settings.described);
+            let position = socket_position(checkpoints.get(&id).map(String::as_str));
+            let lane = self.intake.lane(&id, capacity);
+            match LocalReceiver::bind(settings, source, position, lane, Arc::clone(&self.stop)) {
+                Ok(receiver) => {
+                    lock(&self.addresses).insert(id.clone(), path.into_owned());
+                    receivers.push((id, Box::new(receiver)));
+                }
+                Err(refused) => self.sources.problem(&id, refused.reason, refused.remedy),
+            }
+        }
     }
 
     fn open_packets(

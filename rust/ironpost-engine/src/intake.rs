@@ -4,6 +4,7 @@
 //! socket shed. Workers take chunks from the lanes in turn; taking gives the chunk its sequence number. Order
 //! inside a lane is kept, therefore order inside a source is kept.
 
+use crate::origin::{Origin, Runs};
 use crate::source::{Source, lock};
 use ironpost_xdp::PacketRecord;
 use serde_json::{Value, json};
@@ -57,6 +58,8 @@ pub(crate) struct Chunk {
     pub(crate) records: u64,
     /// What holds for all of them.
     pub(crate) kind: Kind,
+    /// Who handed them over, by runs; none where only the source is known. [`Frames::Lines`] have one at most.
+    pub(crate) origins: Runs,
     /// Where the source continues after this chunk, as stored; empty text means "forget this source".
     pub(crate) checkpoint: Option<String>,
 }
@@ -72,6 +75,7 @@ impl Chunk {
             base: 0,
             records: 0,
             kind: Kind::Whole,
+            origins: Vec::new(),
             checkpoint: Some(checkpoint),
         }
     }
@@ -89,7 +93,7 @@ impl Chunk {
             Frames::Placed(spans) => spans.len() * size_of::<(u32, u32, u64)>(),
             Frames::Packets { records, .. } => records.len() * size_of::<PacketRecord>(),
         };
-        self.buffer.len() + frames + 256
+        self.buffer.len() + frames + self.origins.len() * size_of::<(u32, Origin)>() + 256
     }
 }
 

@@ -2,6 +2,7 @@
 //! last stored entry is where the next start continues.
 
 use crate::intake::{Chunk, Closed, Frames, Kind, Lane};
+use crate::origin::FIRST_PERSON;
 use crate::receive::Receiver;
 use crate::source::{Note, Source, Sources};
 use crate::stop::Stop;
@@ -18,9 +19,6 @@ use std::time::Duration;
 
 /// Longest wait before a child that ended is started again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// Below it are the accounts of services, from it on those of people.
-const FIRST_PERSON: u32 = 1000;
 
 /// Follows the journal; runs on its own thread.
 #[derive(Debug)]
@@ -249,6 +247,7 @@ impl JournalReceiver {
             base,
             records: run.entries,
             kind: run.kind.unwrap_or(Kind::Doubtful),
+            origins: Vec::new(),
             checkpoint: serde_json::to_string(&checkpoint).ok(),
         })
     }

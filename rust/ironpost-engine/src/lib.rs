@@ -7,6 +7,8 @@ mod files;
 mod frame;
 mod intake;
 mod journal;
+mod local;
+mod origin;
 mod outbox;
 mod packets;
 mod plan;

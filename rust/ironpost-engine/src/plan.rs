@@ -1,6 +1,7 @@
 //! What workers need to turn bytes into matches; made anew when the rules change and replaced as a whole.
 
 use crate::intake::Kind;
+use crate::origin::Origin;
 use crate::settings::Settings;
 use crate::source::{Source, lock};
 use ironpost_detect::{Compiled, RuleSet};
@@ -39,8 +40,14 @@ impl Plan {
         self.parsers.get(format).or_else(|| self.parsers.get("auto"))
     }
 
-    /// The constant fields of a source's records.
-    pub(crate) fn facts(&self, source: &Source, kind: Kind) -> Option<CompiledFacts> {
+    /// The constant fields of a source's records; what the system says about their origin stands above them.
+    pub(crate) fn facts(
+        &self,
+        source: &Source,
+        kind: Kind,
+        origin: Option<&Origin>,
+        trust: Option<&str>,
+    ) -> Option<CompiledFacts> {
         let parser = self.parser(&source.format)?;
         let mut facts = SourceFacts { fields: source.facts.clone(), logsource: source.logsource.clone() };
         match kind {
@@ -50,6 +57,12 @@ impl Plan {
                 facts.fields.retain(|(name, _)| name != TRUST);
                 facts.fields.push((TRUST.to_owned(), DOUBTFUL.to_owned()));
             }
+        }
+        let of_origin = origin.map(Origin::fields).unwrap_or_default();
+        let trust = trust.map(|trust| (TRUST.to_owned(), trust.to_owned()));
+        for (name, value) in of_origin.into_iter().chain(trust) {
+            facts.fields.retain(|(known, _)| *known != name);
+            facts.fields.push((name, value));
         }
         Some(parser.facts(&facts))
     }
@@ -95,7 +108,8 @@ impl Plans {
             .iter()
             .map(|file| &file.described)
             .chain(settings.udp.iter().map(|udp| &udp.described))
-            .chain(settings.tcp.iter().map(|tcp| &tcp.described));
+            .chain(settings.tcp.iter().map(|tcp| &tcp.described))
+            .chain(settings.unix.iter().map(|unix| &unix.described));
         for described in described.filter(|described| !described.format.is_empty()) {
             Format::from_str(&described.format).map_err(|error| PlanningError::Format {
                 name: described.format.clone(),

@@ -33,6 +33,9 @@ pub struct Settings {
     /// Syslog over TCP.
     #[serde(default)]
     pub tcp: Vec<TcpSettings>,
+    /// Sockets of programs on this host, such as `/dev/log`.
+    #[serde(default)]
+    pub unix: Vec<UnixSettings>,
     /// Follow the systemd journal.
     #[serde(default)]
     pub journal: bool,
@@ -174,6 +177,9 @@ pub struct TcpSettings {
     /// Connections at one time; further ones are closed and counted.
     #[serde(default = "default_connections")]
     pub max_connections: usize,
+    /// Connections of one address at one time; further ones are closed and counted.
+    #[serde(default = "default_peer_connections")]
+    pub max_connections_per_peer: usize,
     /// A longer message is cut here and counted.
     #[serde(default = "default_max_message")]
     pub max_message: usize,
@@ -188,8 +194,28 @@ pub struct TcpSettings {
 fn default_connections() -> usize {
     256
 }
+fn default_peer_connections() -> usize {
+    32
+}
 fn default_idle() -> u64 {
     300
+}
+
+/// A socket of programs on this host.
+#[derive(Debug, Clone, Deserialize)]
+pub struct UnixSettings {
+    /// Where it is made.
+    pub path: PathBuf,
+    /// Its permissions.
+    #[serde(default = "default_socket_mode")]
+    pub mode: u32,
+    /// Format, facts, log source.
+    #[serde(flatten)]
+    pub described: Described,
+}
+
+fn default_socket_mode() -> u32 {
+    0o666
 }
 
 impl Settings {
@@ -227,6 +253,15 @@ impl Settings {
         }
         if self.max_line > 1 << 30 || self.tcp.iter().any(|tcp| tcp.max_message > 1 << 30) {
             return refuse("max_line and max_message must be at most 1 GiB".to_owned());
+        }
+        if let Some(unix) = self.unix.iter().find(|unix| !unix.path.is_absolute()) {
+            return refuse(format!("unix.path {} is relative; give an absolute path", unix.path.display()));
+        }
+        if let Some(unix) = self.unix.iter().find(|unix| unix.mode > 0o777) {
+            return refuse(format!("unix.mode {:o} is no permission; give one up to 777", unix.mode));
+        }
+        if self.tcp.iter().any(|tcp| tcp.max_connections_per_peer == 0 || tcp.max_connections == 0) {
+            return refuse("tcp.max_connections and max_connections_per_peer must be at least 1".to_owned());
         }
         if self.queue_bytes < 1 << 20 {
             return refuse("queue_bytes must be at least 1048576".to_owned());

@@ -1,9 +1,11 @@
 //! Sources: who the bytes came from, what is counted about them, what is wrong with them.
 
+use crate::origin::{PeerCounts, Peers};
 use ironpost_events::Logsource;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -43,19 +45,22 @@ pub(crate) enum Note {
     Connections,
     /// A connection was closed because too many were open.
     Refused,
+    /// A connection was closed because its peer had too many open.
+    PeerRefused,
     /// A connection was closed because it was silent too long.
     Idle,
     /// A child process was started again.
     Restarts,
 }
 
-const NOTES: [(Note, &str); 8] = [
+const NOTES: [(Note, &str); 9] = [
     (Note::Truncated, "truncated"),
     (Note::Rotations, "rotations"),
     (Note::Truncations, "truncations"),
     (Note::Unfound, "unfound"),
     (Note::Connections, "connections"),
     (Note::Refused, "connections_refused"),
+    (Note::PeerRefused, "connections_refused_peer"),
     (Note::Idle, "connections_idle"),
     (Note::Restarts, "restarts"),
 ];
@@ -71,6 +76,7 @@ pub(crate) struct Counters {
     matched: AtomicU64,
     lost: [AtomicU64; LOSSES.len()],
     notes: [AtomicU64; NOTES.len()],
+    peers: Mutex<Peers>,
 }
 
 impl Counters {
@@ -95,6 +101,19 @@ impl Counters {
 
     pub(crate) fn note(&self, note: Note) {
         self.notes[note as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts what a sender did, beside the sums of the source.
+    pub(crate) fn peer(&self, peer: IpAddr, more: PeerCounts) {
+        lock(&self.peers).add(peer, more);
+    }
+
+    /// The same for many of them.
+    pub(crate) fn peers(&self, all: impl IntoIterator<Item = (IpAddr, PeerCounts)>) {
+        let mut peers = lock(&self.peers);
+        for (peer, more) in all {
+            peers.add(peer, more);
+        }
     }
 
     fn add_from(&self, other: &Self) {
@@ -130,6 +149,9 @@ impl Counters {
                 object[name] = json!(value);
             }
         }
+        if let Some(peers) = lock(&self.peers).to_json() {
+            object["peers"] = peers;
+        }
         object
     }
 }
@@ -137,7 +159,7 @@ impl Counters {
 /// One source of bytes.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// `file:<path>`, `udp:<bind>`, `tcp:<bind>`, `journal`, `packets`.
+    /// `file:<path>`, `udp:<bind>`, `tcp:<bind>`, `unix:<path>`, `journal`, `packets`.
     pub(crate) id: String,
     /// Small number, unique in this run.
     pub(crate) index: u32,

@@ -2,13 +2,14 @@
 
 use crate::frame::Framer;
 use crate::intake::{CHUNK_BYTES, Chunk, Closed, Frames, Kind, Lane};
+use crate::origin::{Origin, PeerCounts, Runs, canonical, mark};
 use crate::receive::Receiver;
 use crate::settings::TcpSettings;
 use crate::source::{Loss, Note, Source};
 use crate::stop::Stop;
 use crate::udp::socket_checkpoint;
 use std::io::{self, ErrorKind, Read};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,6 +50,8 @@ pub(crate) struct TcpReceiver {
 #[derive(Debug)]
 struct Connection {
     stream: TcpStream,
+    origin: Origin,
+    peer: IpAddr,
     framer: Framer,
     buffer: Vec<u8>,
     filled: usize,
@@ -61,6 +64,7 @@ struct Shared {
     buffer: Vec<u8>,
     filled: usize,
     spans: Vec<(u32, u32)>,
+    origins: Runs,
 }
 
 impl Receiver for TcpReceiver {
@@ -145,17 +149,30 @@ impl TcpReceiver {
     fn accept(&mut self) {
         // The backlog is bounded, so is this.
         for _ in 0..1024 {
-            let Ok((stream, _)) = self.listener.accept() else { return };
-            if self.connections.len() >= self.settings.max_connections {
-                self.source.counters.note(Note::Refused);
+            let Ok((stream, address)) = self.listener.accept() else { return };
+            let address = canonical(address);
+            let peer = address.ip();
+            let of_peer =
+                self.connections.iter().filter(|connection| is_same_peer(connection.peer, peer)).count();
+            let refused = if self.connections.len() >= self.settings.max_connections {
+                Some(Note::Refused)
+            } else {
+                (of_peer >= self.settings.max_connections_per_peer).then_some(Note::PeerRefused)
+            };
+            if let Some(note) = refused {
+                self.source.counters.note(note);
+                self.source.counters.peer(peer, PeerCounts { refused: 1, ..PeerCounts::default() });
                 continue;
             }
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
             self.source.counters.note(Note::Connections);
+            self.source.counters.peer(peer, PeerCounts { connections: 1, ..PeerCounts::default() });
             self.connections.push(Connection {
                 stream,
+                origin: Origin::Peer(address),
+                peer,
                 framer: Framer::new(self.settings.max_message),
                 buffer: Vec::new(),
                 filled: 0,
@@ -244,7 +261,7 @@ impl TcpReceiver {
     fn take(&mut self, index: usize, consumed: usize, counted: bool) -> Result<(), Closed> {
         #[cfg(test)]
         crate::receive::panic_where_asked(&self.connections[index].buffer[..consumed]);
-        self.source.counters.received(self.spans.len() as u64, consumed as u64);
+        self.received(index, self.spans.len(), consumed, false);
         if consumed < DIRECT_BYTES {
             return self.take_shared(index, consumed);
         }
@@ -259,8 +276,17 @@ impl TcpReceiver {
         let buffer = std::mem::replace(&mut connection.buffer, rest);
         connection.filled = left;
         let records = self.spans.len() as u64;
+        let origins = vec![(0, connection.origin.clone())];
         let frames = if counted { Frames::Records(std::mem::take(&mut self.spans)) } else { Frames::Lines };
-        self.push(buffer, consumed, frames, records, Kind::Whole)
+        self.push(buffer, consumed, frames, records, Kind::Whole, origins)
+    }
+
+    /// Counts what a connection brought.
+    fn received(&self, index: usize, messages: usize, bytes: usize, truncated: bool) {
+        let (messages, bytes) = (messages as u64, bytes as u64);
+        self.source.counters.received(messages, bytes);
+        let counts = PeerCounts { messages, bytes, truncated: truncated.into(), ..PeerCounts::default() };
+        self.source.counters.peer(self.connections[index].peer, counts);
     }
 
     /// Copies messages into the chunk shared by all connections.
@@ -277,6 +303,9 @@ impl TcpReceiver {
         let at = self.shared.filled;
         self.shared.buffer[at..at + consumed].copy_from_slice(&connection.buffer[..consumed]);
         self.shared.filled += consumed;
+        if !self.spans.is_empty() {
+            mark(&mut self.shared.origins, self.shared.spans.len(), &connection.origin);
+        }
         self.shared.spans.extend(self.spans.iter().map(|(start, length)| (start + at as u32, *length)));
         connection.remove(consumed);
         Ok(())
@@ -285,12 +314,13 @@ impl TcpReceiver {
     /// Hands over a message that was cut at the limit.
     fn take_cut(&mut self, index: usize, start: usize, length: usize) -> Result<(), Closed> {
         self.hand_over_shared()?;
-        self.source.counters.received(1, length as u64);
+        self.received(index, 1, length, true);
         self.source.counters.note(Note::Truncated);
         let connection = &mut self.connections[index];
         let message = connection.buffer[start..start + length].to_vec();
         connection.remove(start + length);
-        self.push(message, length, Frames::Records(vec![(0, length as u32)]), 1, Kind::Cut)
+        let origins = vec![(0, connection.origin.clone())];
+        self.push(message, length, Frames::Records(vec![(0, length as u32)]), 1, Kind::Cut, origins)
     }
 
     /// Cuts the half message of a connection when all of them together hold too much.
@@ -314,10 +344,11 @@ impl TcpReceiver {
             return Ok(());
         }
         let spans = std::mem::take(&mut self.shared.spans);
+        let origins = std::mem::take(&mut self.shared.origins);
         let (buffer, filled) = self.lane.fitted(&mut self.shared.buffer, self.shared.filled);
         self.shared.filled = 0;
         let records = spans.len() as u64;
-        self.push(buffer, filled, Frames::Records(spans), records, Kind::Whole)
+        self.push(buffer, filled, Frames::Records(spans), records, Kind::Whole, origins)
     }
 
     fn push(
@@ -327,6 +358,7 @@ impl TcpReceiver {
         frames: Frames,
         records: u64,
         kind: Kind,
+        origins: Runs,
     ) -> Result<(), Closed> {
         let base = self.position;
         self.position += filled as u64 + 1;
@@ -338,6 +370,7 @@ impl TcpReceiver {
             base,
             records,
             kind,
+            origins,
             checkpoint: Some(socket_checkpoint(self.position)),
         })
     }
@@ -349,9 +382,12 @@ impl TcpReceiver {
         if connection.filled > 0 {
             self.hand_over_shared()?;
             let (start, length) = connection.framer.cut(&connection.buffer[..connection.filled]);
+            let counts = PeerCounts { messages: 1, bytes: length as u64, ..PeerCounts::default() };
             self.source.counters.received(1, length as u64);
+            self.source.counters.peer(connection.peer, counts);
             let message = connection.buffer[start..start + length].to_vec();
-            self.push(message, length, Frames::Records(vec![(0, length as u32)]), 1, Kind::Whole)?;
+            let origins = vec![(0, connection.origin)];
+            self.push(message, length, Frames::Records(vec![(0, length as u32)]), 1, Kind::Whole, origins)?;
         }
         self.lane.recycle(connection.buffer);
         Ok(())
@@ -362,6 +398,8 @@ impl TcpReceiver {
         for index in (0..self.connections.len()).rev() {
             if self.connections[index].last.elapsed() >= limit {
                 self.source.counters.note(Note::Idle);
+                let peer = self.connections[index].peer;
+                self.source.counters.peer(peer, PeerCounts { idle: 1, ..PeerCounts::default() });
                 let connection = self.connections.swap_remove(index);
                 self.finish(connection)?;
             }
@@ -383,6 +421,14 @@ impl TcpReceiver {
             self.finish(connection)?;
         }
         self.hand_over_shared()
+    }
+}
+
+/// Whether two addresses are one peer's: in IPv6 everybody has a whole /64.
+fn is_same_peer(left: IpAddr, right: IpAddr) -> bool {
+    match (left, right) {
+        (IpAddr::V6(left), IpAddr::V6(right)) => left.octets()[..8] == right.octets()[..8],
+        _ => left == right,
     }
 }
 

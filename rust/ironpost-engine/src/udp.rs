@@ -1,6 +1,7 @@
 //! Syslog over UDP: one datagram is one message; what the kernel had to drop is counted.
 
 use crate::intake::{CHUNK_BYTES, Chunk, Frames, Kind, Lane};
+use crate::origin::{Origin, PeerCounts, Runs, canonical, mark, ranges};
 use crate::receive::Receiver;
 use crate::settings::UdpSettings;
 use crate::source::{Loss, Source};
@@ -8,10 +9,11 @@ use crate::stop::Stop;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, MultiHeaders, getsockopt, recvmmsg, recvmsg, setsockopt, sockopt,
+    ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, getsockopt, recvmmsg, recvmsg, setsockopt,
+    sockopt,
 };
 use std::io::{self, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -86,7 +88,7 @@ impl UdpReceiver {
 
     fn receive_all(&mut self) {
         let mut slots = vec![0_u8; DATAGRAMS * DATAGRAM_BYTES];
-        let mut headers = MultiHeaders::<()>::preallocate(DATAGRAMS, None);
+        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(DATAGRAMS, None);
         let mut readable = Vec::new();
         let mut next_drops = Instant::now();
         let mut deadline = None;
@@ -130,30 +132,33 @@ impl UdpReceiver {
     }
 
     /// Takes many datagrams with one call; how many.
-    fn receive(&mut self, headers: &mut MultiHeaders<()>, slots: &mut [u8]) -> usize {
+    fn receive(&mut self, headers: &mut MultiHeaders<SockaddrStorage>, slots: &mut [u8]) -> usize {
         let mut slices: Vec<[IoSliceMut<'_>; 1]> =
             slots.chunks_exact_mut(DATAGRAM_BYTES).map(|slot| [IoSliceMut::new(slot)]).collect();
         let descriptor = self.socket.as_raw_fd();
-        let lengths: Vec<usize> =
+        let received: Vec<(usize, Option<SocketAddr>)> =
             match recvmmsg(descriptor, headers, &mut slices, MsgFlags::MSG_DONTWAIT, None) {
-                Ok(messages) => messages.map(|message| message.bytes).collect(),
+                Ok(messages) => {
+                    messages.map(|message| (message.bytes, message.address.and_then(address))).collect()
+                }
                 // Nothing waiting, or an error a datagram before caused; both pass.
                 Err(_) => return 0,
             };
-        for (slot, length) in slots.chunks_exact(DATAGRAM_BYTES).zip(&lengths) {
-            self.append(&slot[..*length]);
+        for (slot, (length, peer)) in slots.chunks_exact(DATAGRAM_BYTES).zip(&received) {
+            self.append(&slot[..*length], *peer);
         }
-        lengths.len()
+        received.len()
     }
 
     /// Takes one datagram together with the kernel's count of drops before it.
     fn receive_with_drops(&mut self, slot: &mut [u8]) {
         let mut control = cmsg_space!(u32);
         let mut slices = [IoSliceMut::new(slot)];
+        let descriptor = self.socket.as_raw_fd();
         let received =
-            recvmsg::<()>(self.socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_DONTWAIT);
+            recvmsg::<SockaddrStorage>(descriptor, &mut slices, Some(&mut control), MsgFlags::MSG_DONTWAIT);
         let Ok(message) = received else { return };
-        let length = message.bytes;
+        let (length, peer) = (message.bytes, message.address.and_then(address));
         let drops = message.cmsgs().ok().and_then(|mut all| {
             all.find_map(|control| match control {
                 ControlMessageOwned::RxqOvfl(drops) => Some(drops),
@@ -163,10 +168,10 @@ impl UdpReceiver {
         if let Some(drops) = drops {
             self.dropped(drops);
         }
-        self.append(&slot[..length]);
+        self.append(&slot[..length], peer);
     }
 
-    fn append(&mut self, datagram: &[u8]) {
+    fn append(&mut self, datagram: &[u8], peer: Option<SocketAddr>) {
         #[cfg(test)]
         crate::receive::panic_where_asked(datagram);
         let is_full = self.open.filled + datagram.len() > self.open.buffer.len();
@@ -176,6 +181,9 @@ impl UdpReceiver {
         let open = &mut self.open;
         if open.spans.is_empty() {
             open.since = Instant::now();
+        }
+        if let Some(peer) = peer {
+            mark(&mut open.origins, open.spans.len(), &Origin::Peer(peer));
         }
         let start = open.filled;
         open.buffer[start..start + datagram.len()].copy_from_slice(datagram);
@@ -190,10 +198,12 @@ impl UdpReceiver {
             return;
         }
         let spans = std::mem::take(&mut open.spans);
+        let origins = std::mem::take(&mut open.origins);
         let (buffer, filled) = self.lane.fitted(&mut open.buffer, open.filled);
         open.filled = 0;
         let records = spans.len() as u64;
         self.source.counters.received(records, filled as u64);
+        let mut senders = senders(&origins, &spans);
         let base = self.position;
         self.position += filled as u64 + 1;
         let refused = self.lane.try_push(Chunk {
@@ -204,12 +214,15 @@ impl UdpReceiver {
             base,
             records,
             kind: Kind::Whole,
+            origins,
             checkpoint: Some(socket_checkpoint(self.position)),
         });
         if let Err(chunk) = refused {
             self.source.counters.lost(Loss::Shed, records);
+            senders.iter_mut().for_each(|(_, counts)| counts.shed = counts.messages);
             self.lane.recycle(chunk.buffer);
         }
+        self.source.counters.peers(senders);
     }
 
     /// The kernel's counter stands at `now`; it wraps.
@@ -257,6 +270,23 @@ impl Receiver for UdpReceiver {
     }
 }
 
+/// An address as the kernel gave it.
+fn address(storage: SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = storage.as_sockaddr_in().map(|found| SocketAddr::V4(SocketAddrV4::from(*found)));
+    let v6 = || storage.as_sockaddr_in6().map(|found| SocketAddr::V6(SocketAddrV6::from(*found)));
+    v4.or_else(v6).map(canonical)
+}
+
+/// What each run of datagrams counts for its sender.
+fn senders(origins: &Runs, spans: &[(u32, u32)]) -> Vec<(std::net::IpAddr, PeerCounts)> {
+    let counted = ranges(origins, spans.len()).filter_map(|(records, origin)| {
+        let Origin::Peer(peer) = origin else { return None };
+        let bytes = spans[records.clone()].iter().map(|(_, length)| u64::from(*length)).sum();
+        Some((peer.ip(), PeerCounts { messages: records.len() as u64, bytes, ..PeerCounts::default() }))
+    });
+    counted.collect()
+}
+
 /// Where a socket's source continues: its next position, so that ids of detections never repeat.
 pub(crate) fn socket_checkpoint(position: u64) -> String {
     format!(r#"{{"version":1,"position":{position}}}"#)
@@ -276,12 +306,19 @@ struct Open {
     buffer: Vec<u8>,
     filled: usize,
     spans: Vec<(u32, u32)>,
+    origins: Runs,
     since: Instant,
 }
 
 impl Open {
     fn new(lane: &Lane) -> Self {
-        Self { buffer: lane.buffer(), filled: 0, spans: Vec::new(), since: Instant::now() }
+        Self {
+            buffer: lane.buffer(),
+            filled: 0,
+            spans: Vec::new(),
+            origins: Runs::new(),
+            since: Instant::now(),
+        }
     }
 
     fn has_messages(&self) -> bool {

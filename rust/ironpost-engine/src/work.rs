@@ -1,14 +1,13 @@
 //! Workers: parse and match in parallel; what they found goes back into order for the correlator.
 
 use crate::intake::{Chunk, Frames, Intake, Kind, Ticket};
+use crate::origin::{self, Origin, is_program_of, origin_of, ranges};
 use crate::packets::write_rows;
 use crate::plan::{Plan, Plans, now_ns};
 use crate::source::{Loss, Source, lock};
 use ironpost_detect::{Match, Scratch};
-use ironpost_events::{CompiledFacts, EventBatch, Outcome};
-use rustc_hash::FxHashMap;
-use std::collections::BTreeMap;
-use std::collections::hash_map::Entry;
+use ironpost_events::{CompiledFacts, EventBatch, Outcome, Parser, ecs};
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -19,6 +18,9 @@ const SPARE_BATCHES: usize = 16;
 
 /// A batch that grew beyond this is not kept.
 const SPARE_BATCH_BYTES: usize = 1 << 20;
+
+/// Origins whose facts are kept ready; when there are more, all are made anew.
+const READY_FACTS: usize = 1024;
 
 /// What a worker made of a chunk.
 #[derive(Debug)]
@@ -118,7 +120,7 @@ pub(crate) struct Worker {
     reorder: Arc<Reorder>,
     panics: Arc<AtomicU64>,
     plan: Option<Arc<Plan>>,
-    facts: FxHashMap<(u32, Kind), CompiledFacts>,
+    facts: HashMap<(u32, Kind, Option<Origin>), Facts>,
     batch: Option<EventBatch>,
     scratch: Scratch,
 }
@@ -136,7 +138,7 @@ impl Worker {
             reorder,
             panics,
             plan: None,
-            facts: FxHashMap::default(),
+            facts: HashMap::new(),
             batch: None,
             scratch: Scratch::new(),
         }
@@ -185,10 +187,8 @@ impl Worker {
         let mut batch = self.batch.take().unwrap_or_else(|| self.reorder.spare(&plan));
         batch.clear();
         let mut matches = Vec::new();
-        let counts = {
-            let facts = self.facts_of(&plan, chunk)?;
-            parse(&plan, chunk, facts, &mut batch)
-        };
+        let facts = self.facts_of(&plan, chunk)?;
+        let counts = parse(&plan, chunk, &facts, &mut batch);
         plan.compiled.evaluate(&batch, &mut self.scratch, &mut matches);
         let counters = &chunk.source.counters;
         counters.parsed(counts.parsed, counts.unparsed, counts.empty);
@@ -210,11 +210,33 @@ impl Worker {
         self.plan.clone()
     }
 
-    fn facts_of(&mut self, plan: &Plan, chunk: &Chunk) -> Option<&CompiledFacts> {
-        match self.facts.entry((chunk.source.index, chunk.kind)) {
-            Entry::Occupied(known) => Some(known.into_mut()),
-            Entry::Vacant(place) => Some(place.insert(plan.facts(&chunk.source, chunk.kind)?)),
+    /// The facts of each run of a chunk's records.
+    fn facts_of(&mut self, plan: &Plan, chunk: &Chunk) -> Option<Vec<(u32, Facts)>> {
+        if chunk.origins.is_empty() {
+            return Some(vec![(0, self.facts_for(plan, chunk, None)?)]);
         }
+        let origins = chunk.origins.iter();
+        origins.map(|(first, origin)| Some((*first, self.facts_for(plan, chunk, Some(origin))?))).collect()
+    }
+
+    fn facts_for(&mut self, plan: &Plan, chunk: &Chunk, origin: Option<&Origin>) -> Option<Facts> {
+        let key = (chunk.source.index, chunk.kind, origin.cloned());
+        if let Some(ready) = self.facts.get(&key) {
+            return Some(ready.clone());
+        }
+        let facts = |trust| plan.facts(&chunk.source, chunk.kind, origin, trust).map(Arc::new);
+        let made = Facts {
+            usual: facts(origin.and_then(Origin::trust))?,
+            about_itself: match origin.and_then(Origin::account) {
+                Some(account) => Some((Arc::clone(account), facts(Some("host"))?)),
+                None => None,
+            },
+        };
+        if self.facts.len() >= READY_FACTS {
+            self.facts.clear();
+        }
+        self.facts.insert(key, made.clone());
+        Some(made)
     }
 
     /// Works through a chunk that made a worker panic, record by record: only the record to blame is lost.
@@ -232,18 +254,27 @@ impl Worker {
             }
         };
         let mut good = Vec::with_capacity(spans.len());
-        for span in spans {
-            let single = with_spans(chunk, vec![span]);
+        let mut origins = origin::Runs::new();
+        for (record, span) in spans.into_iter().enumerate() {
+            // The lines of a chunk without spans have one origin at most.
+            let origin = origin_of(&chunk.origins, record);
+            let of_single = origin.map(|origin| (0, origin.clone())).into_iter().collect();
+            let single = with_spans(chunk, vec![span], of_single);
             let tried = catch_unwind(AssertUnwindSafe(|| {
                 let plan = self.prepare(epoch)?;
                 let mut batch = EventBatch::new(Arc::clone(plan.compiled.fields()));
                 let facts = self.facts_of(&plan, &single)?;
-                parse(&plan, &single, facts, &mut batch);
+                parse(&plan, &single, &facts, &mut batch);
                 plan.compiled.evaluate(&batch, &mut self.scratch, &mut Vec::new());
                 Some(())
             }));
             match tried {
-                Ok(_) => good.push(span),
+                Ok(_) => {
+                    if let Some(origin) = origin {
+                        origin::mark(&mut origins, good.len(), origin);
+                    }
+                    good.push(span);
+                }
                 Err(_) => {
                     self.forget();
                     chunk.source.counters.lost(Loss::Panic, 1);
@@ -251,7 +282,7 @@ impl Worker {
             }
         }
         if !good.is_empty() {
-            let rest = with_spans(chunk, good);
+            let rest = with_spans(chunk, good, origins);
             let records = rest.records;
             all = catch_unwind(AssertUnwindSafe(|| self.work(epoch, &rest))).unwrap_or_else(|_| {
                 self.forget();
@@ -263,7 +294,7 @@ impl Worker {
     }
 }
 
-fn with_spans(chunk: &Chunk, spans: Vec<(u32, u32, u64)>) -> Chunk {
+fn with_spans(chunk: &Chunk, spans: Vec<(u32, u32, u64)>, origins: origin::Runs) -> Chunk {
     Chunk {
         source: Arc::clone(&chunk.source),
         buffer: chunk.bytes().to_vec(),
@@ -272,6 +303,7 @@ fn with_spans(chunk: &Chunk, spans: Vec<(u32, u32, u64)>) -> Chunk {
         frames: Frames::Placed(spans),
         base: chunk.base,
         kind: chunk.kind,
+        origins,
         checkpoint: None,
     }
 }
@@ -311,7 +343,38 @@ fn record(chunk: &Chunk, start: u32, length: u32) -> &[u8] {
     without_ending(&chunk.bytes()[start as usize..(start + length) as usize])
 }
 
-fn parse(plan: &Plan, chunk: &Chunk, facts: &CompiledFacts, batch: &mut EventBatch) -> Counted {
+/// The constant fields of an origin's records.
+#[derive(Debug, Clone)]
+struct Facts {
+    usual: Arc<CompiledFacts>,
+    /// A service's account, and the facts of records in which it speaks for a program of its own.
+    about_itself: Option<(Arc<str>, Arc<CompiledFacts>)>,
+}
+
+impl Facts {
+    /// The facts of one record.
+    fn of(&self, parser: &Parser, record: &[u8]) -> &CompiledFacts {
+        match &self.about_itself {
+            Some((account, own)) if speaks_for_itself(parser, record, account, &self.usual) => own,
+            _ => &self.usual,
+        }
+    }
+}
+
+/// Whether the parser itself, and no second reading of ours, finds a plain syslog message of the account's program.
+fn speaks_for_itself(parser: &Parser, record: &[u8], account: &str, facts: &CompiledFacts) -> bool {
+    let mut batch = EventBatch::new(Arc::clone(parser.fields()));
+    if parser.parse_record(record, 0, facts, &mut batch) != Outcome::Parsed {
+        return false;
+    }
+    let row = batch.row(0);
+    let mut programs = row.values(ecs::PROCESS_NAME).peekable();
+    matches!(row.info().format, "rfc3164" | "rfc5424")
+        && programs.peek().is_some()
+        && programs.all(|program| is_program_of(account, program.bytes))
+}
+
+fn parse(plan: &Plan, chunk: &Chunk, facts: &[(u32, Facts)], batch: &mut EventBatch) -> Counted {
     let mut counted = Counted::default();
     let Some(parser) = plan.parser(&chunk.source.format) else { return counted };
     parser.set_now(now_ns());
@@ -319,7 +382,8 @@ fn parse(plan: &Plan, chunk: &Chunk, facts: &CompiledFacts, batch: &mut EventBat
     tests::panic_where_asked(chunk);
     match &chunk.frames {
         Frames::Lines => {
-            let counts = parser.parse_lines(chunk.bytes(), chunk.base, facts, batch);
+            let Some((_, facts)) = facts.first() else { return counted };
+            let counts = parser.parse_lines(chunk.bytes(), chunk.base, &facts.usual, batch);
             counted.parsed = counts.parsed;
             counted.unparsed = counts.unparsed;
             counted.empty = counts.empty;
@@ -330,14 +394,21 @@ fn parse(plan: &Plan, chunk: &Chunk, facts: &CompiledFacts, batch: &mut EventBat
             counted.refused = chunk.records - counted.parsed;
         }
         Frames::Records(spans) => {
-            for (start, length) in spans {
-                let position = chunk.base + u64::from(*start);
-                counted.count(parser.parse_record(record(chunk, *start, *length), position, facts, batch));
+            for (records, facts) in ranges(facts, spans.len()) {
+                for (start, length) in &spans[records] {
+                    let (record, position) = (record(chunk, *start, *length), chunk.base + u64::from(*start));
+                    let facts = facts.of(parser, record);
+                    counted.count(parser.parse_record(record, position, facts, batch));
+                }
             }
         }
         Frames::Placed(spans) => {
-            for (start, length, position) in spans {
-                counted.count(parser.parse_record(record(chunk, *start, *length), *position, facts, batch));
+            for (records, facts) in ranges(facts, spans.len()) {
+                for (start, length, position) in &spans[records] {
+                    let record = record(chunk, *start, *length);
+                    let facts = facts.of(parser, record);
+                    counted.count(parser.parse_record(record, *position, facts, batch));
+                }
             }
         }
     }

@@ -60,7 +60,9 @@ fn a_line_of_64_mib_is_cut_memory_stays_bounded_and_the_connection_goes_on() {
 #[test]
 fn many_half_messages_together_stay_bounded() {
     let mut store = Store::default();
-    let engine = store.start(&json!({"tcp": [{"bind": "127.0.0.1:0", "max_connections": 200}]}));
+    let engine = store.start(
+        &json!({"tcp": [{"bind": "127.0.0.1:0", "max_connections": 200, "max_connections_per_peer": 200}]}),
+    );
     let before = peak();
     let mut all: Vec<TcpStream> =
         (0..100).map(|_| TcpStream::connect(address(&engine, "tcp")).unwrap()).collect();

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ironpost.config import load
+from ironpost.config import ConfigInvalid, load
 from ironpost.pipeline.sources import HostFacts, believed, doubted_now, plan_sources
 from support.batches import detection
 
@@ -44,6 +44,35 @@ def test_syslog_listens_on_loopback_over_udp_and_tcp(tmp_path):
     planned = plan(tmp_path)
     assert planned.listening == ["udp:127.0.0.1:5514", "tcp:127.0.0.1:5514"]
     assert planned.settings["udp"][0]["facts"] == {"ironpost.trust": "unauthenticated"}
+
+
+def test_the_limits_of_connections_reach_the_receiver(tmp_path):
+    text = (
+        '[log_pipeline]\nsources = ["syslog_tcp"]\nsyslog_tcp_max_connections = 9\n'
+        "syslog_tcp_max_connections_per_peer = 2\nsyslog_tcp_idle_secs = 7\nsyslog_tcp_max_message_bytes = 70000\n"
+    )
+    (entry,) = plan(tmp_path, text).settings["tcp"]
+    limits = ("max_connections", "max_connections_per_peer", "idle_secs", "max_message")
+    assert [entry[limit] for limit in limits] == [9, 2, 7, 70_000]
+
+
+def test_the_socket_of_programs_on_this_host_is_asked_for_and_not_trusted_as_a_whole(tmp_path):
+    assert plan(tmp_path).settings["unix"] == []
+    text = '[log_pipeline]\nsources = ["syslog_unix"]\nsyslog_unix_path = "/dev/log"\nsyslog_unix_mode = "0660"\n'
+    planned = plan(tmp_path, text)
+    trust = {"ironpost.trust": "unauthenticated"}
+    assert planned.settings["unix"] == [{"path": "/dev/log", "mode": 0o660, "facts": trust}]
+    assert planned.listening == ["unix:/dev/log"]
+
+
+@pytest.mark.parametrize("mode", ["666", "rw", "08", "01777", "0o666", ""])
+def test_the_permissions_of_the_socket_are_octal(tmp_path, mode):
+    text = f'[log_pipeline]\nsources = ["syslog_unix"]\nsyslog_unix_mode = "{mode}"\n'
+    if mode == "666":
+        assert plan(tmp_path, text).settings["unix"][0]["mode"] == 0o666
+    else:
+        with pytest.raises(ConfigInvalid, match="no octal permission"):
+            plan(tmp_path, text)
 
 
 def test_a_host_with_a_journal_and_no_files_is_read_through_its_journal(tmp_path):

@@ -480,6 +480,7 @@ impl Follow {
             base: (generation << GENERATION_SHIFT) | start,
             records,
             kind: if truncated { Kind::Cut } else { Kind::Whole },
+            origins: Vec::new(),
             checkpoint: Some(self.stored.clone()),
         })
     }

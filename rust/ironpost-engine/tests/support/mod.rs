@@ -59,7 +59,8 @@ pub(crate) fn rules_with_title(title: &str) -> Arc<RuleSet> {
     let plan = json!({"version": 1,
     "rules": [
         {"id": "mark", "title": title, "level": "high", "status": "stable", "tags": [], "path": "", "line": 1,
-         "emit": true, "logsource": any, "fields": ["message", "log.flags", "ironpost.trust"], "entity": [],
+         "emit": true, "logsource": any, "fields": ["message", "log.flags", "ironpost.trust", "log.source.address", "process.pid",
+            "process.user.id", "process.user.name"], "entity": [],
          "detections": {"selection": {"atom": {"field": "message", "op": "contains", "value": "MARK", "cased": true}}},
          "condition": {"ref": "selection"}},
         {"id": "failed", "title": "Failed", "level": "low", "status": "stable", "tags": [], "path": "", "line": 1,
