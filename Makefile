@@ -107,7 +107,7 @@ test-python: $(VENV)/.wheel $(VENV)/.tools | system-test ## Python, kernel, Dock
 	$(BIN)/pytest $(ARGS)
 
 test-long: $(VENV)/.wheel $(VENV)/.tools | system-test ## hour-long rounds with new random cases: properties, soak, many kills
-	cargo test --workspace --locked --quiet
+	IRONPOST_FLOOD_KEYS=10000000 cargo test --workspace --locked --quiet
 	$(BIN)/pytest --timeout 0 -m long $(ARGS)
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (180); needs nightly Rust and cargo-fuzz

@@ -1,72 +1,27 @@
 //! One correlation's windows for one group.
 
-use crate::judge::{Judge, UNIT, scaled};
+mod compact;
+mod entry;
+mod group;
+
+pub(crate) use entry::{Entry, Trust};
+pub(crate) use group::{Group, Place};
+
+use crate::judge::{Judge, UNIT};
 use crate::order::Order;
 use crate::plan::CorrelationType;
 use crate::tally::Tally;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
-/// Entries of each trust in one window where every one of them bears on the measure; beyond, they are put together and
-/// counted as approximated.
-const MAX_ENTRIES: usize = 10_000;
-/// Newest entries of each trust kept beyond what the condition needs, for events that come late.
-const SLACK: usize = 64;
-/// Distinct values counted exactly, whatever the condition asks for.
-const EXACT_DISTINCT: u64 = 1_000;
 /// Windows of fewer entries are left alone.
 const SMALL: usize = 256;
+/// Entries that are counted anew for each event: most keys of a flood have one event, and a tally weighs more.
+const FEW: usize = 4;
 /// Evidence lines of each trust.
 const MAX_LINES: usize = crate::detection::MAX_EVIDENCE;
 /// An attack that goes on is reported anew after a timespan, and not more often than this.
 const LEAST_PERIOD: i64 = 60_000_000_000;
-
-/// How far an event can be believed, from least to most.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) enum Trust {
-    Spoofable,
-    Unauthenticated,
-    Container,
-    Host,
-    /// The source said nothing: a library call, not a receiver.
-    #[default]
-    Unstated,
-}
-
-impl Trust {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Spoofable, Self::Unauthenticated, Self::Container, Self::Host, Self::Unstated];
-    pub(crate) const COUNT: usize = Self::ALL.len();
-
-    pub(crate) fn parse(text: &[u8]) -> Self {
-        match text {
-            b"host" => Self::Host,
-            b"container" => Self::Container,
-            b"unauthenticated" => Self::Unauthenticated,
-            // A trust this version does not know is not trusted.
-            _ => Self::Spoofable,
-        }
-    }
-
-    pub(crate) fn name(self) -> Option<&'static str> {
-        match self {
-            Self::Spoofable => Some("spoofable"),
-            Self::Unauthenticated => Some("unauthenticated"),
-            Self::Container => Some("container"),
-            Self::Host => Some("host"),
-            Self::Unstated => None,
-        }
-    }
-
-    /// Whose budget of memory an event uses: the host's, the containers', anybody's.
-    pub(crate) fn class(self) -> usize {
-        match self {
-            Self::Host | Self::Unstated => 0,
-            Self::Container => 1,
-            Self::Unauthenticated | Self::Spoofable => 2,
-        }
-    }
-}
 
 /// What became of events on their way into windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,53 +42,6 @@ pub struct Counts {
     pub not_numeric: u64,
     /// Times a window was too full to be kept exactly.
     pub approximated: u64,
-}
-
-type Stored = (i64, u64, u64, u32, u16, Trust, bool);
-
-/// One contributing event.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(from = "Stored", into = "Stored")]
-pub(crate) struct Entry {
-    pub(crate) time: i64,
-    /// Hash of the counted value, the bits of the number, or which rule it was.
-    pub(crate) value: u64,
-    pub(crate) position: u64,
-    /// How many events it stands for.
-    pub(crate) weight: u32,
-    /// Index of the source's name.
-    pub(crate) source: u16,
-    pub(crate) trust: Trust,
-    /// The record is that of the entry before.
-    pub(crate) same: bool,
-}
-
-impl From<Stored> for Entry {
-    fn from((time, value, position, weight, source, trust, same): Stored) -> Self {
-        Self { time, value, position, weight, source, trust, same }
-    }
-}
-
-impl From<Entry> for Stored {
-    fn from(entry: Entry) -> Self {
-        let Entry { time, value, position, weight, source, trust, same } = entry;
-        (time, value, position, weight, source, trust, same)
-    }
-}
-
-impl Entry {
-    pub(crate) fn record(&self) -> (u16, u64) {
-        (self.source, self.position)
-    }
-
-    pub(crate) fn number(&self) -> f64 {
-        f64::from_bits(self.value)
-    }
-
-    /// The number as often as the event counts, in units.
-    pub(crate) fn amount(&self) -> i128 {
-        scaled(self.number()) * i128::from(self.weight)
-    }
 }
 
 /// A raw record kept as evidence.
@@ -207,24 +115,19 @@ pub(crate) struct Outcome {
 /// ends with it. One that comes late is judged by every window that holds it and ends with an event.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Window {
-    #[serde(rename = "e")]
     entries: VecDeque<Entry>,
-    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
     order: Option<Box<Order>>,
-    #[serde(rename = "n")]
     newest: i64,
-    #[serde(rename = "f")]
     fired: Option<Trust>,
-    #[serde(rename = "l")]
-    lines: VecDeque<Line>,
-    #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
+    /// In order of time.
+    lines: Vec<Line>,
     pub(crate) episode: Option<Box<Episode>>,
     /// First entry inside the window.
     #[serde(skip)]
     start: usize,
-    /// Over the entries inside the window.
+    /// Over the entries inside the window; without it, they are counted when a number is needed.
     #[serde(skip)]
-    tally: Option<Tally>,
+    tally: Option<Box<Tally>>,
     #[serde(skip)]
     compact_at: usize,
     /// Row that made the last entry.
@@ -239,7 +142,7 @@ impl Default for Window {
             order: None,
             newest: i64::MIN,
             fired: None,
-            lines: VecDeque::new(),
+            lines: Vec::new(),
             episode: None,
             start: 0,
             tally: None,
@@ -270,7 +173,21 @@ impl Window {
         self.fired.is_some()
     }
 
+    /// A crossing is so far away that this event's record will not be among the evidence. Events may come out of order, so
+    /// twice as many are kept as are shown.
+    pub(crate) fn needs_no_line(&self, judge: &Judge) -> bool {
+        let counted = matches!(judge.kind, CorrelationType::EventCount | CorrelationType::ValueCount);
+        counted && judge.by_trust && (self.entries.len() - self.start + 2 * MAX_LINES) < judge.needed as usize
+    }
+
     /// Sources that entries and lines name by index.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = u16> {
+        let episode = self.episode.iter().flat_map(|episode| [episode.first.0, episode.last.0]);
+        let lines = self.lines.iter().map(|line| line.record.0);
+        self.entries.iter().map(|entry| entry.source).chain(lines).chain(episode)
+    }
+
+    /// The same, to be changed.
     pub(crate) fn sources_mut(&mut self) -> impl Iterator<Item = &mut u16> {
         let episode = self.episode.iter_mut().flat_map(|episode| [&mut episode.first.0, &mut episode.last.0]);
         let lines = self.lines.iter_mut().map(|line| &mut line.record.0);
@@ -287,9 +204,13 @@ impl Window {
     fn rebuild(&mut self, judge: &Judge) {
         let horizon = self.newest.saturating_sub(judge.span);
         self.start = self.entries.partition_point(|entry| entry.time < horizon);
+        self.tally = (self.entries.len() > FEW).then(|| Box::new(self.counted(judge)));
+    }
+
+    fn counted(&self, judge: &Judge) -> Tally {
         let mut tally = Tally::new(judge);
         self.entries.range(self.start..).for_each(|entry| tally.add(entry));
-        self.tally = Some(tally);
+        tally
     }
 
     /// Adds an event and judges it. `row` tells rows apart; rules that match one row count it `once`, correlations that
@@ -306,12 +227,17 @@ impl Window {
         if in_order {
             self.slide(entry.time, judge, &mut outcome);
         }
+        if self.entries.is_empty() {
+            self.entries.reserve_exact(1);
+        }
         let at = self.entries.partition_point(|known| known.time <= entry.time);
         self.entries.insert(at, entry);
-        if entry.time < self.newest.saturating_sub(judge.span) {
-            self.start += 1;
-        } else {
-            self.tally.get_or_insert_with(|| Tally::new(judge)).add(&entry);
+        let inside = entry.time >= self.newest.saturating_sub(judge.span);
+        self.start += usize::from(!inside);
+        match &mut self.tally {
+            Some(tally) if inside => tally.add(&entry),
+            None if self.entries.len() > FEW => self.tally = Some(Box::new(self.counted(judge))),
+            _ => {}
         }
         let holds = if in_order { self.in_order(&entry, judge) } else { self.late(&entry, judge) };
         let before = self.fired;
@@ -344,9 +270,10 @@ impl Window {
     fn slide(&mut self, end: i64, judge: &Judge, outcome: &mut Outcome) {
         self.newest = end;
         let horizon = end.saturating_sub(judge.span);
-        let tally = self.tally.get_or_insert_with(|| Tally::new(judge));
         while let Some(entry) = self.entries.get(self.start).filter(|entry| entry.time < horizon) {
-            tally.remove(entry);
+            if let Some(tally) = &mut self.tally {
+                tally.remove(entry);
+            }
             self.start += 1;
         }
         let oldest = horizon.saturating_sub(judge.allowed);
@@ -354,9 +281,8 @@ impl Window {
             self.entries.pop_front();
             self.start = self.start.saturating_sub(1);
         }
-        while self.lines.front().is_some_and(|line| line.time < oldest) {
-            self.lines.pop_front();
-        }
+        let gone = self.lines.partition_point(|line| line.time < oldest);
+        self.lines.drain(..gone);
         if self.start == self.entries.len() {
             let before = self.fired.take(); // nothing is left of what was reported
             self.end_episode(before, outcome);
@@ -367,7 +293,10 @@ impl Window {
         if judge.kind == CorrelationType::TemporalOrdered {
             self.order.get_or_insert_default().add(entry, judge);
         }
-        self.judge(self.tally.as_ref()?, self.order.as_deref(), self.newest, entry, judge)
+        match &self.tally {
+            Some(tally) => self.judge(tally, self.order.as_deref(), self.newest, entry, judge),
+            None => self.judge(&self.counted(judge), self.order.as_deref(), self.newest, entry, judge),
+        }
     }
 
     /// Judges every window that holds a late event and ends with an event; the first that satisfies the condition counts.
@@ -512,6 +441,7 @@ impl Window {
         }
         let at = self.lines.partition_point(|line| line.time <= entry.time);
         let line = Line { time: entry.time, trust: entry.trust, record: entry.record(), text: text.into() };
+        self.lines.reserve_exact(1);
         self.lines.insert(at, line);
     }
 
@@ -531,117 +461,6 @@ impl Window {
         found.reverse();
         found
     }
-
-    /// Forgets what can no longer decide anything. True when more had to go, so that the measure is no longer exact.
-    fn compact(&mut self, judge: &Judge) -> bool {
-        let mut approximated = false;
-        match judge.kind {
-            CorrelationType::EventCount => {
-                let mut weights = [0u64; Trust::COUNT];
-                self.keep_from_newest(|entry, newer| {
-                    let weight = &mut weights[entry.trust as usize];
-                    let wanted = *weight < judge.needed || newer < SLACK;
-                    *weight += u64::from(entry.weight);
-                    wanted
-                });
-                approximated = self.coalesce();
-            }
-            CorrelationType::ValueCount => {
-                let most = judge.needed.max(EXACT_DISTINCT) as usize;
-                let mut seen: BTreeMap<Trust, BTreeSet<u64>> = BTreeMap::new();
-                self.keep_from_newest(|entry, newer| {
-                    let seen = seen.entry(entry.trust).or_default();
-                    let fresh = !seen.contains(&entry.value);
-                    if fresh && seen.len() < most {
-                        return seen.insert(entry.value);
-                    }
-                    approximated |= fresh;
-                    newer < SLACK
-                });
-            }
-            CorrelationType::Temporal => {
-                let mut seen = BTreeSet::new();
-                self.keep_from_newest(|entry, newer| {
-                    seen.insert((entry.trust, entry.value)) || newer < SLACK
-                });
-            }
-            CorrelationType::TemporalOrdered => self.keep_from_newest(|_, newer| newer < SLACK),
-            CorrelationType::ValueSum | CorrelationType::ValueAvg => approximated = self.coalesce(),
-            CorrelationType::ValueShare => {
-                self.keep_from_newest(|_, newer| {
-                    approximated |= newer >= MAX_ENTRIES;
-                    newer < MAX_ENTRIES
-                });
-            }
-            CorrelationType::ValueMedian | CorrelationType::ValuePercentile => approximated = self.thin_out(),
-        }
-        self.compact_at = (2 * self.entries.len()).max(SMALL);
-        self.rebuild(judge);
-        approximated
-    }
-
-    /// Keeps the entries that `wanted` says, which is asked from the newest to the oldest with the number of newer entries of
-    /// the same trust.
-    fn keep_from_newest(&mut self, mut wanted: impl FnMut(&Entry, usize) -> bool) {
-        let mut newer = [0; Trust::COUNT];
-        let mut kept: VecDeque<Entry> = VecDeque::with_capacity(self.entries.len());
-        for entry in self.entries.iter().rev() {
-            let newer = &mut newer[entry.trust as usize];
-            if wanted(entry, *newer) {
-                kept.push_front(*entry);
-            }
-            *newer += 1;
-        }
-        kept.shrink_to_fit();
-        self.entries = kept;
-    }
-
-    fn is_crowded(&self) -> bool {
-        let mut counts = [0; Trust::COUNT];
-        self.entries.iter().for_each(|entry| counts[entry.trust as usize] += 1);
-        counts.into_iter().any(|count| count > MAX_ENTRIES)
-    }
-
-    /// Halves a crowded window's entries of each trust and keeps their number and sum. Pairs take the earlier time, so that
-    /// they leave the window too early and not too late.
-    fn coalesce(&mut self) -> bool {
-        let crowded = self.is_crowded();
-        if crowded {
-            self.pair_up(|first, second| {
-                let weight = first.weight.saturating_add(second.weight);
-                let part = f64::from(second.weight) / f64::from(weight.max(1));
-                let number = first.number() + (second.number() - first.number()) * part;
-                Entry { weight, value: if number.is_nan() { first.value } else { number.to_bits() }, ..first }
-            });
-        }
-        crowded
-    }
-
-    /// Halves a crowded window's entries of each trust: every second one stands for two.
-    fn thin_out(&mut self) -> bool {
-        let crowded = self.is_crowded();
-        if crowded {
-            self.pair_up(|first, second| Entry {
-                weight: first.weight.saturating_add(second.weight),
-                ..first
-            });
-        }
-        crowded
-    }
-
-    fn pair_up(&mut self, together: impl Fn(Entry, Entry) -> Entry) {
-        let mut kept: VecDeque<Entry> = VecDeque::with_capacity(self.entries.len() / 2 + 1);
-        let mut open: BTreeMap<Trust, usize> = BTreeMap::new();
-        for entry in self.entries.drain(..) {
-            if let Some(first) = open.remove(&entry.trust).and_then(|place| kept.get_mut(place)) {
-                *first = together(*first, entry);
-            } else {
-                open.insert(entry.trust, kept.len());
-                kept.push_back(entry);
-            }
-        }
-        self.entries = kept;
-    }
 }
 
 fn growth(episode: &mut Episode, trust: Trust) -> Growth {
@@ -649,59 +468,4 @@ fn growth(episode: &mut Episode, trust: Trust) -> Growth {
     episode.reported = episode.total;
     episode.reported_at = episode.seen;
     Growth { trust, count, episode: episode.clone() }
-}
-
-/// The windows of a group: the one of the newest events, and one for events that came too late for it. So neither a time
-/// far ahead nor a clock that steps back blinds the group.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Group {
-    #[serde(rename = "c")]
-    pub(crate) current: Window,
-    #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
-    pub(crate) behind: Option<Box<Window>>,
-    /// Changed since the last snapshot.
-    #[serde(skip)]
-    pub(crate) dirty: bool,
-}
-
-/// Which of a group's windows takes an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    Current,
-    Behind,
-    /// Too old for both.
-    Nowhere,
-}
-
-impl Group {
-    pub(crate) fn place(&self, time: i64, judge: &Judge) -> Place {
-        let reaches = |window: &Window| time >= window.newest.saturating_sub(judge.allowed);
-        if reaches(&self.current) {
-            Place::Current
-        } else if self.behind.as_deref().is_none_or(reaches) {
-            Place::Behind
-        } else {
-            Place::Nowhere
-        }
-    }
-
-    pub(crate) fn window(&mut self, place: Place) -> &mut Window {
-        match place {
-            Place::Behind => self.behind.get_or_insert_default(),
-            Place::Current | Place::Nowhere => &mut self.current,
-        }
-    }
-
-    pub(crate) fn windows(&mut self) -> impl Iterator<Item = &mut Window> {
-        std::iter::once(&mut self.current).chain(self.behind.as_deref_mut())
-    }
-
-    /// Memory in entries.
-    pub(crate) fn size(&self) -> usize {
-        self.current.size() + self.behind.as_ref().map_or(0, |window| window.size())
-    }
-
-    pub(crate) fn evidence_bytes(&self) -> usize {
-        self.current.evidence_bytes() + self.behind.as_ref().map_or(0, |window| window.evidence_bytes())
-    }
 }

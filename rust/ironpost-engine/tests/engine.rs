@@ -217,3 +217,44 @@ fn a_last_piece_without_newline_is_not_waited_for_for_ever() {
     store.finish(&engine);
     assert_balanced(&engine);
 }
+
+#[test]
+fn one_worker_and_four_find_the_same() {
+    // Many groups interleaved, each crossing at another line, so that the order of lines decides every detection.
+    let mut text = String::new();
+    for number in 0..30_000u32 {
+        let address = format!("198.51.{}.{}", number % 7, number * 31 % 199);
+        text.push_str(&failed(&address, number / 600));
+        if number % 97 == 0 {
+            text.push_str(&format!("<13>1 2026-11-20T10:00:00Z host app - - - MARK {number}\n"));
+        }
+    }
+    let directory = Directory::new("workers");
+    let log = directory.join("auth.log");
+    append(&log, &text);
+    let found = |workers: usize| {
+        let mut store = Store::default();
+        let engine =
+            store.start(&json!({"workers": workers, "files": [{"path": log, "start": "beginning"}]}));
+        store.until(&engine, "every line", |store| store.of("mark").len() == 310);
+        store.finish(&engine);
+        assert_balanced(&engine);
+        assert_eq!(counters(&engine)["received"], 30_310);
+        store.detections
+    };
+    let (one, four) = (found(1), found(4));
+    let crossings = |found: &BTreeMap<String, serde_json::Value>| {
+        let first = |one: &&serde_json::Value| one["rule_id"] == "brute" && one["ongoing"] == false;
+        found.values().filter(first).count()
+    };
+    assert_eq!(crossings(&one), 7 * 199, "each address is reported once");
+    for (id, detection) in &one {
+        // What goes on is also reported by the clock, in pieces; everything else is the same to the letter.
+        if detection["ongoing"] == false {
+            let mut other = four[id].clone();
+            other["row"] = detection["row"].clone(); // rows are numbered by batch
+            assert_eq!(detection, &other);
+        }
+    }
+    assert_eq!(crossings(&one), crossings(&four));
+}
