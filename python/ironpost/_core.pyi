@@ -5,12 +5,30 @@ The native half of Ironpost: batches in, batches out, the interpreter released i
 from _typeshed import SupportsGetItem
 from typing import Any, Final, SupportsIndex, final
 
-__all__ = ["VERSION", "Engine", "EngineBatch", "EventBatch", "Explainer", "Extractors", "Filter", "PacketReader", "RuleSet", "Session", "Unread", "check_regex", "parse", "parse_records", "regex_needles"]
+__all__ = ["VERSION", "AuditJoiner", "Engine", "EngineBatch", "EventBatch", "Explainer", "Extractors", "Filter", "PacketReader", "RuleSet", "Session", "Unread", "check_regex", "parse", "parse_records", "regex_needles"]
 
 VERSION: Final[str]
 """
 Version of the native module, equal to the package's.
 """
+
+@final
+class AuditJoiner:
+    """
+    Joins the records of the Linux audit system that are one event, over the pieces a log is read in.
+    """
+    def __new__(cls, /) -> AuditJoiner: ...
+    def __repr__(self, /) -> str: ...
+    def finish(self, /) -> list[tuple[int, bytes]]:
+        """
+        Returns the events that still waited for records: the log is at its end.
+        """
+    def take(self, /, lines: bytes | bytearray, offset: SupportsIndex) -> list[tuple[int, bytes]]:
+        """
+        Takes whole lines that stand at byte `offset` of the log and returns the events that are over.
+
+        Each is (offset of its first line, its lines); `parse_records` reads them.
+        """
 
 @final
 class Engine:

@@ -30,6 +30,8 @@ ANY_BYTES = st.one_of(
                 b"%27?",
                 b'"',
                 b"message repeated 2 times: [",
+                b"type=EXECVE msg=audit(1.000:",
+                b"1): a0=",
             ]
         ),
         max_size=12,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import bisect
 import bz2
 import gzip
 import heapq
 import json
 import lzma
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypeGuard
 
 import typer
 
@@ -32,6 +34,8 @@ _PROGRESS_BYTES = 64 * 1024 * 1024
 _PROGRESS_SECONDS = 0.5
 #: Lines that are no records to the parser; all others give a row each.
 _EMPTY = frozenset({b"", b"\r"})
+#: How records of the Linux audit system begin.
+_AUDIT = re.compile(rb"(node=\S+ )?type=\S+ msg=audit\(\d+\.\d+:\d+\):")
 
 FileArgument = Annotated[str, typer.Argument(metavar="FILE|-", help="Log file, or - for standard input.")]
 FilesArgument = Annotated[
@@ -41,7 +45,7 @@ FilesArgument = Annotated[
     ),
 ]
 FormatOption = Annotated[
-    str, typer.Option("--format", help="auto, syslog, rfc5424, rfc3164, json, apache, nginx, docker.")
+    str, typer.Option("--format", help="auto, syslog, rfc5424, rfc3164, json, apache, nginx, docker, auditd.")
 ]
 YearOption = Annotated[int | None, typer.Option(min=1970, max=9999, help="Year of timestamps without one.")]
 TimezoneOption = Annotated[str, typer.Option(help="Zone of timestamps without one: UTC, local or a name.")]
@@ -66,15 +70,15 @@ class Reading:
         except ParseError as error:
             raise ConfigError(error.reason, hint=error.hint) from None
 
-    def parse(self, data: bytes) -> Any:
-        """Parses log lines to a batch."""
+    def parse(self, data: bytes | list[bytes]) -> Any:
+        """Parses log lines, or records that are apart already, to a batch."""
         from ironpost.events import parse
 
         return parse(data, format=self.format, year=self.year, timezone=self.timezone, extractors=self.extractors)
 
-    def is_events(self, data: bytes) -> bool:
+    def is_events(self, data: bytes | list[bytes]) -> TypeGuard[bytes]:
         """Says whether the records are events in JSON already, and not lines to be parsed."""
-        return self.format == "auto" and data.lstrip()[:1] == b"{"
+        return self.format == "auto" and isinstance(data, bytes) and data.lstrip()[:1] == b"{"
 
 
 @dataclass(slots=True)
@@ -82,13 +86,14 @@ class Piece:
     """Whole records.
 
     Attributes:
+        data: Lines, or a list of records that have several lines.
         file: As it was named.
         line: Number of the first line in the file.
         offset: Byte of the first line, in the unpacked file.
         places: Per record (file, line, offset), when the records are not simply one after another.
     """
 
-    data: bytes
+    data: bytes | list[bytes]
     file: str
     line: int = 1
     offset: int = 0
@@ -101,9 +106,17 @@ class Piece:
             self._found = self.places or list(self._lines())
         return self._found[record] if record < len(self._found) else (self.file, self.line, self.offset)
 
+    def records(self) -> list[bytes]:
+        """Returns the records, each apart."""
+        if isinstance(self.data, list):
+            return self.data
+        return [line for line in self.data.split(b"\n") if line not in _EMPTY]
+
     def _lines(self) -> Iterator[tuple[str, int, int]]:
         offset = self.offset
-        for number, line in enumerate(self.data.split(b"\n"), self.line):
+        # Records that are apart come with their places.
+        lines = self.data.split(b"\n") if isinstance(self.data, bytes) else []
+        for number, line in enumerate(lines, self.line):
             if line not in _EMPTY:
                 yield self.file, number, offset
             offset += len(line) + 1
@@ -132,6 +145,9 @@ def read_pieces(file: str, *, progress: bool = True) -> Iterator[Piece]:
         if _is_one_value(start):
             yield from _values(file, start, read)
             return
+        if _AUDIT.match(start):
+            yield from _audit_events(file, _whole_lines(start, read), shown)
+            return
         line = 1
         offset = 0
         for data in _whole_lines(start, read):
@@ -155,20 +171,24 @@ def merged_pieces(files: Sequence[str], reading: Reading) -> Iterator[Piece]:
     for _, _, line, place in heapq.merge(*streams, key=lambda item: item[:2]):
         kind = reading.is_events(line)
         if waiting and (kind != is_events or size > _MERGED_BYTES):
-            yield Piece(b"\n".join(waiting) + b"\n", places[0][0], places=places)
+            yield _merged(waiting, places, is_events=is_events)
             waiting, places, size = [], [], 0
         is_events = kind
         waiting.append(line)
         places.append(place)
         size += len(line)
     if waiting:
-        yield Piece(b"\n".join(waiting) + b"\n", places[0][0], places=places)
+        yield _merged(waiting, places, is_events=is_events)
+
+
+def _merged(records: list[bytes], places: list[tuple[str, int, int]], *, is_events: bool) -> Piece:
+    return Piece(b"\n".join(records) + b"\n" if is_events else records, places[0][0], places=places)
 
 
 def _timed(number: int, file: str, reading: Reading) -> Iterator[tuple[str, int, bytes, tuple[str, int, int]]]:
     last = ""
     for piece in read_pieces(file, progress=False):
-        lines = [line for line in piece.data.split(b"\n") if line not in _EMPTY]
+        lines = piece.records()
         times = reading.parse(piece.data).column("@timestamp")
         for index, line in enumerate(lines):
             moment = times[index] if index < len(times) else None
@@ -224,6 +244,42 @@ def _whole_lines(start: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
         piece = read(_PIECE_BYTES)
     if rest:
         yield rest
+
+
+def _audit_events(file: str, pieces: Iterator[bytes], shown: _Progress | None) -> Iterator[Piece]:
+    """Records of one event as one record, which stands where its first line stands."""
+    from ironpost.events import AuditJoiner
+
+    joiner = AuditJoiner()
+    offset = 0
+    starts: list[int] = []  # where the lines of this piece and of the one before begin
+    first_line = 1
+    fresh = 0
+
+    def piece_of(events: list[tuple[int, bytes]]) -> Piece:
+        # Records that waited for longer than a piece are shown at the first line that is still known.
+        places = [(file, first_line + bisect.bisect_left(starts, place), place) for place, _ in events]
+        return Piece([record for _, record in events], file, places=places)
+
+    for data in pieces:
+        old = len(starts) - fresh
+        del starts[:old]
+        first_line += old
+        known = len(starts)
+        begin = 0
+        while begin < len(data):
+            starts.append(offset + begin)
+            begin = data.find(b"\n", begin) + 1 or len(data)
+        fresh = len(starts) - known
+        if events := joiner.take(data, offset):
+            yield piece_of(events)
+        offset += len(data)
+        if shown:
+            shown.step()
+    if events := joiner.finish():
+        yield piece_of(events)
+    if shown:
+        shown.end()
 
 
 def _is_one_value(start: bytes) -> bool:

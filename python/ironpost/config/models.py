@@ -184,7 +184,13 @@ class LogPipeline(Section):
     """Socket that syslog_unix makes for programs of this host; /dev/log where no other program makes it."""
     syslog_unix_mode: FileMode = "0666"
     """Permissions of that socket, octal; 0666 lets every program write, as /dev/log does."""
-    watch_paths: list[AbsolutePath] = ["/var/log/auth.log", "/var/log/syslog", "/var/log/secure", "/var/log/messages"]
+    watch_paths: list[AbsolutePath] = [
+        "/var/log/auth.log",
+        "/var/log/syslog",
+        "/var/log/secure",
+        "/var/log/messages",
+        "/var/log/audit/audit.log",
+    ]
     """Files to follow, * and ? allowed in the last part. Of the defaults, those that exist."""
     watch_roots: list[AbsolutePath] = Field(default=["/var/log", "/tmp"], min_length=1)  # noqa: S108 - a root, not a file
     """Directories that watch_paths may lie in once links are resolved."""

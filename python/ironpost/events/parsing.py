@@ -27,7 +27,8 @@ def parse(
     Args:
         data: Log text as bytes (one record per line), the path of a file (``str`` or path-like), or an iterable of
             records, in which a newline inside a record is data.
-        format: ``auto``, ``syslog``, ``rfc5424``, ``rfc3164``, ``json``, ``apache``, ``nginx`` or ``docker``.
+        format: ``auto``, ``syslog``, ``rfc5424``, ``rfc3164``, ``json``, ``apache``, ``nginx``, ``docker`` or
+            ``auditd`` (records of one event give one row).
         year: Year of timestamps without one; None means the latest year that is not in the future.
         timezone: IANA name of the zone of timestamps without one, or ``local``.
         extractors: Field extractors; None means those that come with Ironpost.

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ _JOURNALCTL = "/usr/bin/journalctl"
 _LOGIN_FILES = ("/var/log/auth.log", "/var/log/secure")
 #: Beyond so many doubted files the whole pattern is doubted.
 _MOST_DOUBTED = 100
+#: Names of files whose lines are read as one format, whatever they look like.
+_FORMATS = {"audit.log*": "auditd"}
 _DOCKER_ROOT = Path("/var/lib/docker/containers")
 
 _TRUST_HOST = {"ironpost.trust": "host"}
@@ -191,7 +194,7 @@ def _plan_files(loaded: Loaded, facts: HostFacts, plan: SourcePlan) -> list[dict
             )
         else:
             plan.watching.append(path)
-        files.append({"path": path, "facts": _trust(path, facts, plan)})
+        files.append({"path": path, "facts": _trust(path, facts, plan), **_format(path)})
     return files
 
 
@@ -199,16 +202,21 @@ def _plan_pattern(pattern: str, facts: HostFacts, plan: SourcePlan) -> list[dict
     """One stranger's file takes nothing from its neighbours: it gets an entry of its own, before the pattern's."""
     if (doubt := facts.doubt(pattern)) is not None:
         plan.doubted.append(_doubted(pattern, doubt))
-        return [{"glob": pattern, "facts": _TRUST_NETWORK}]
+        return [{"glob": pattern, "facts": _TRUST_NETWORK, **_format(pattern)}]
     entries: list[dict[str, Any]] = []
     for path in sorted(glob.glob(pattern)):  # noqa: PTH207 - takes text
         if (doubt := facts.doubt(path)) is None:
             continue
         plan.doubted.append(_doubted(path, doubt))
         if len(entries) == _MOST_DOUBTED or glob.has_magic(path):
-            return [{"glob": pattern, "facts": _TRUST_NETWORK}]
-        entries.append({"glob": path, "facts": _TRUST_NETWORK})
-    return [*entries, {"glob": pattern, "facts": _TRUST_HOST}]
+            return [{"glob": pattern, "facts": _TRUST_NETWORK, **_format(pattern)}]
+        entries.append({"glob": path, "facts": _TRUST_NETWORK, **_format(path)})
+    return [*entries, {"glob": pattern, "facts": _TRUST_HOST, **_format(pattern)}]
+
+
+def _format(path: str) -> dict[str, str]:
+    name = os.path.basename(path)  # noqa: PTH119 - takes text
+    return next(({"format": form} for shape, form in _FORMATS.items() if fnmatch(name, shape)), {})
 
 
 def _trust(path: str, facts: HostFacts, plan: SourcePlan) -> dict[str, str]:

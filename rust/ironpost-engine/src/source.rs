@@ -35,6 +35,8 @@ const LOSSES: [(Loss, &str); 4] =
 pub(crate) enum Note {
     /// A record was longer than the limit and was cut.
     Truncated,
+    /// An event of several records was given out with records missing.
+    Incomplete,
     /// A file was replaced by another one.
     Rotations,
     /// A file shrank or was rewritten in place.
@@ -55,6 +57,7 @@ pub(crate) enum Note {
 
 const NOTES: [(Note, &str); 9] = [
     (Note::Truncated, "truncated"),
+    (Note::Incomplete, "incomplete"),
     (Note::Rotations, "rotations"),
     (Note::Truncations, "truncations"),
     (Note::Unfound, "unfound"),
@@ -100,7 +103,11 @@ impl Counters {
     }
 
     pub(crate) fn note(&self, note: Note) {
-        self.notes[note as usize].fetch_add(1, Ordering::Relaxed);
+        self.note_many(note, 1);
+    }
+
+    pub(crate) fn note_many(&self, note: Note, times: u64) {
+        self.notes[note as usize].fetch_add(times, Ordering::Relaxed);
     }
 
     /// Counts what a sender did, beside the sums of the source.

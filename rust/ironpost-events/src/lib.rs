@@ -16,6 +16,7 @@
 
 mod access;
 mod address;
+mod audit;
 mod batch;
 mod extract;
 mod fields;
@@ -26,6 +27,7 @@ mod syslog;
 mod time;
 mod url;
 
+pub use audit::{AuditEvent, AuditJoiner};
 pub use batch::{BatchError, Cell, EventBatch, Logsource, RowInfo, RowRef, Span, Value, ValueKind};
 pub use extract::{ExtractorError, ExtractorSet, PatternError};
 pub use fields::{FieldId, FieldTable, STATIC_FIELDS, ecs};

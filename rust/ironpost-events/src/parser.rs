@@ -1,6 +1,7 @@
 //! The parser: one record in, one row out.
 
 use crate::access;
+use crate::audit::AuditJoiner;
 use crate::batch::{BatchError, Cell, EventBatch, Logsource, Pool, Span, ValueKind};
 use crate::extract::{Bound, Emit, ExtractorSet, Hit, named_cell};
 use crate::fields::{FieldId, FieldTable, ecs};
@@ -11,6 +12,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 
+mod auditd;
 mod format;
 mod objects;
 mod row;
@@ -209,6 +211,9 @@ impl Parser {
     }
 
     /// Parses newline-separated lines; a line's position is `base_position` plus its offset in `chunk`.
+    ///
+    /// Records of the audit system are joined to events within the chunk; whoever has an event's records in several
+    /// chunks joins them with an [`AuditJoiner`] first.
     pub fn parse_lines(
         &self,
         chunk: &[u8],
@@ -216,6 +221,9 @@ impl Parser {
         facts: &CompiledFacts,
         batch: &mut EventBatch,
     ) -> Counts {
+        if self.format == Format::Auditd {
+            return self.parse_audit_lines(chunk, base_position, facts, batch);
+        }
         let mut counts = Counts::default();
         let Ok(whole) = reserve(chunk, batch).and_then(|()| batch.append(chunk)) else {
             counts.refused = memchr::memchr_iter(b'\n', chunk).count() as u64 + 1;
@@ -236,6 +244,32 @@ impl Parser {
                     batch.roll_back(before);
                     Outcome::Full
                 }));
+            }
+            start = end + 1;
+        }
+        counts
+    }
+
+    fn parse_audit_lines(
+        &self,
+        chunk: &[u8],
+        base_position: u64,
+        facts: &CompiledFacts,
+        batch: &mut EventBatch,
+    ) -> Counts {
+        let mut counts = Counts::default();
+        let (mut joiner, mut events) = (AuditJoiner::default(), Vec::new());
+        let mut start = 0;
+        let ends = memchr::memchr_iter(b'\n', chunk).chain((!chunk.ends_with(b"\n")).then_some(chunk.len()));
+        for end in ends {
+            let line = &chunk[start..end];
+            counts.empty += u64::from(trim_end(line).is_empty() && (end < chunk.len() || !line.is_empty()));
+            joiner.take(line, base_position + start as u64, &mut events);
+            if end >= chunk.len().saturating_sub(1) {
+                joiner.finish(&mut events);
+            }
+            for event in events.drain(..) {
+                counts.add(self.parse_record(&event.text, event.place, facts, batch));
             }
             start = end + 1;
         }
@@ -300,12 +334,16 @@ impl Parser {
             Format::Apache => self.access("apache", text, base, row)?,
             Format::Nginx => self.access("nginx", text, base, row)?,
             Format::Docker => self.docker(text, base, row)?,
+            Format::Auditd => self.audit(text, base, row)?,
         };
         if understood { Ok(()) } else { self.read_plain(text, base, row) }
     }
 
     /// A line that is no JSON.
     fn read_text(&self, text: &[u8], base: u32, row: &mut Row<'_>) -> Result<(), BatchError> {
+        if (text.starts_with(b"type=") || text.starts_with(b"node=")) && self.audit(text, base, row)? {
+            return Ok(());
+        }
         let header = matches!(text.first(), Some(b'<' | b'0'..=b'9' | b'A'..=b'Z'));
         if (header && self.syslog(Dialect::Any, text, base, row)?)
             || self.access("apache", text, base, row)?

@@ -3,15 +3,15 @@
 use crate::enter::enter;
 use crate::error::{Attribute, raise};
 use ironpost_events::{
-    CompiledFacts, EntryValue, EventBatch, ExtractorSet, FieldTable, Format, FormatError, Outcome,
-    ParseOptions, Parser, SourceFacts,
+    AuditEvent, AuditJoiner, CompiledFacts, EntryValue, EventBatch, ExtractorSet, FieldTable, Format,
+    FormatError, Outcome, ParseOptions, Parser, SourceFacts,
 };
 use jiff::tz::TimeZone;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Compiled field extractors.
@@ -246,4 +246,56 @@ pub(crate) fn parse_records(
         Ok(prepared.batch)
     })?;
     Ok(PyEventBatch { inner: Arc::new(batch) })
+}
+
+/// Joins the records of the Linux audit system that are one event, over the pieces a log is read in.
+#[pyclass(frozen, module = "ironpost._core", name = "AuditJoiner")]
+pub(crate) struct PyAuditJoiner {
+    inner: Mutex<AuditJoiner>,
+}
+
+fn events_of(python: Python<'_>, found: Vec<AuditEvent>) -> Vec<(u64, Py<PyBytes>)> {
+    found.into_iter().map(|event| (event.place, PyBytes::new(python, &event.text).unbind())).collect()
+}
+
+#[pymethods]
+impl PyAuditJoiner {
+    #[new]
+    fn new() -> Self {
+        Self { inner: Mutex::default() }
+    }
+
+    /// Takes whole lines that stand at byte `offset` of the log and returns the events that are over.
+    ///
+    /// Each is (offset of its first line, its lines); `parse_records` reads them.
+    fn take(
+        &self,
+        python: Python<'_>,
+        lines: PyBackedBytes,
+        offset: u64,
+    ) -> PyResult<Vec<(u64, Py<PyBytes>)>> {
+        let found = enter(python, || {
+            let mut joiner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut found = Vec::new();
+            let mut begin = offset;
+            for line in lines.split(|byte| *byte == b'\n') {
+                joiner.take(line, begin, &mut found);
+                begin += line.len() as u64 + 1;
+            }
+            Ok::<_, PyErr>(found)
+        })?;
+        Ok(events_of(python, found))
+    }
+
+    /// Returns the events that still waited for records: the log is at its end.
+    fn finish(&self, python: Python<'_>) -> Vec<(u64, Py<PyBytes>)> {
+        let mut found = Vec::new();
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).finish(&mut found);
+        events_of(python, found)
+    }
+
+    fn __repr__(&self) -> String {
+        let waiting = self.inner.lock().unwrap_or_else(PoisonError::into_inner).held().len();
+        format!("<AuditJoiner: {waiting} runs of lines wait>")
+    }
 }

@@ -22,7 +22,7 @@ mod _core {
     #[pymodule_export]
     use super::engine::{Engine, EngineBatch};
     #[pymodule_export]
-    use super::events::{PyEventBatch, PyExtractors, parse, parse_records};
+    use super::events::{PyAuditJoiner, PyEventBatch, PyExtractors, parse, parse_records};
     #[pymodule_export]
     use super::explain::Explainer;
     #[pymodule_export]

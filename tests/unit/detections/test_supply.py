@@ -24,6 +24,8 @@ def judged(source: str, fields: str, supply: Supply) -> tuple[tuple[str, ...], s
         ("category: webserver", "cs-uri-query: x", "web server access logs"),
         ("service: nginx", "message: x", "web server error logs"),
         ("product: ironpost, service: filter", "tcp.flags: S", "packet filter"),
+        ("product: linux, service: auditd", "type: EXECVE", "auditd"),
+        ("product: linux, category: process_creation", "CommandLine: x", "auditd"),
     ],
 )
 def test_rules_for_what_this_host_writes_are_fed(source: str, fields: str, fed_by: str) -> None:
@@ -38,7 +40,6 @@ def test_rules_for_what_this_host_writes_are_fed(source: str, fields: str, fed_b
         ("product: windows, category: process_creation", "Image: x", "needs Windows events"),
         ("product: aws, service: cloudtrail", "eventName: x", "needs cloud audit logs"),
         ("category: proxy", "c-uri: x", "needs network sensors and proxies"),
-        ("product: linux, service: auditd", "type: EXECVE", "needs auditd"),
         ("product: linux, category: process_creation", "ParentImage: x", "needs Sysmon for Linux"),
         ("product: plan9", "message: x", "no source supplies product plan9"),
         ("category: webserver", "cs-shoe-size: 43", "lack the fields it needs: cs-shoe-size"),
@@ -54,9 +55,12 @@ def test_only_what_is_configured_feeds_rules() -> None:
     web = ("category: webserver", "cs-uri-query: x")
     ssh = ("product: linux, service: sshd", "source.ip: 192.0.2.1")
     packets = ("product: ironpost, service: filter", "tcp.flags: S")
+    audit = ("product: linux, service: auditd", "type: EXECVE")
     journal = Supply.configured(["journal"], [])
     assert judged(*ssh, journal)[0]
     assert "add the access log" in judged(*web, journal)[1]
+    assert "add /var/log/audit/audit.log" in judged(*audit, journal)[1]
+    assert judged(*audit, Supply.configured(["file"], ["/var/log/audit/audit.log"]))[0] == ("auditd",)
     assert "ebpf.enabled" in judged(*packets, journal)[1]
     files = Supply.configured(["file"], ["/var/log/nginx/*access.log", "/var/log/messages"])
     assert judged(*ssh, files)[0]

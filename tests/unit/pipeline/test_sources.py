@@ -40,6 +40,13 @@ def test_of_the_default_files_those_that_exist_are_watched(tmp_path):
     assert planned.problems == []
 
 
+def test_the_audit_log_is_read_as_auditd_writes_it(tmp_path):
+    [entry] = plan(tmp_path, files={"/var/log/audit/audit.log"}).settings["files"]
+    assert (entry["path"], entry["format"]) == ("/var/log/audit/audit.log", "auditd")
+    planned = plan(tmp_path, '[log_pipeline]\nwatch_paths = ["/var/log/audit/audit.log*"]\n')
+    assert [entry["format"] for entry in planned.settings["files"]] == ["auditd"]
+
+
 def test_syslog_listens_on_loopback_over_udp_and_tcp(tmp_path):
     planned = plan(tmp_path)
     assert planned.listening == ["udp:127.0.0.1:5514", "tcp:127.0.0.1:5514"]

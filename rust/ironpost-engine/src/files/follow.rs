@@ -1,6 +1,6 @@
 //! One followed path: the file that stands there, the files that stood there and are not read to their end yet.
 
-use crate::files::join::{HeldPiece, Joiner, Placed};
+use crate::files::join::{HeldPiece, Join, Placed, joiner};
 use crate::files::reader::{Place, Read, Reader, Refusal, inspect};
 use crate::files::siblings;
 use crate::intake::{Chunk, Closed, Frames, Kind, Lane};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const CHUNKS_PER_TURN: usize = 16;
 
 /// The generation of a file is kept above this bit of a position, its offset below (16 TiB).
-const GENERATION_SHIFT: u32 = 44;
+pub(crate) const GENERATION_SHIFT: u32 = 44;
 
 /// Where a path was read to, as stored with the detections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,8 +78,8 @@ pub(crate) struct Follow {
     /// (device, inode, size) of a file that stood there at the start and could not be opened: begin at that size.
     begin_at: Option<(u64, u64, u64)>,
     stored: String,
-    /// For a format that writes long lines in pieces.
-    joiner: Option<Joiner>,
+    /// For a format that spreads a record over several lines.
+    joiner: Option<Box<dyn Join>>,
 }
 
 impl Follow {
@@ -105,7 +105,7 @@ impl Follow {
             stored: checkpoint.unwrap_or_default().to_owned(),
             joiner: None,
         };
-        follow.joiner = (follow.source.format == "docker").then(Joiner::default);
+        follow.joiner = joiner(&follow.source.format);
         let stored = checkpoint.filter(|text| !text.is_empty()).and_then(|text| {
             serde_json::from_str::<FileCheckpoint>(text).ok().filter(|checkpoint| checkpoint.version == 1)
         });
@@ -237,8 +237,7 @@ impl Follow {
                 .find_map(|reader| reader.read_piece(piece.offset, piece.length));
             match (record, &mut self.joiner) {
                 (Some(record), Some(joiner)) => {
-                    let position = (piece.generation << GENERATION_SHIFT) | piece.offset;
-                    joiner.restore(&record, piece, position);
+                    joiner.restore(&record, &piece);
                 }
                 _ => self.source.counters.note(Note::Unfound),
             }
@@ -458,10 +457,7 @@ impl Follow {
         #[cfg(test)]
         crate::receive::panic_where_asked(&buffer[..filled]);
         let joined = match &mut self.joiner {
-            Some(joiner) if !truncated => {
-                let base = generation << GENERATION_SHIFT;
-                joiner.join(&mut buffer, filled, generation, start, |offset| base | offset)
-            }
+            Some(joiner) if !truncated => joiner.join(&mut buffer, filled, generation, start),
             _ => None,
         };
         if let Some(placed) = joined {
@@ -490,7 +486,7 @@ impl Follow {
         let Some(joiner) = self.joiner.as_mut().filter(|joiner| !joiner.is_empty()) else { return Ok(()) };
         let readers = self.current.iter().chain(self.leaving.iter().map(|leaving| &leaving.reader));
         let open: Vec<u64> = readers.map(|reader| reader.generation).collect();
-        match joiner.overdue(|generation| !open.contains(&generation)) {
+        match joiner.overdue(&|generation| !open.contains(&generation)) {
             Some((buffer, placed)) => self.push_placed(buffer, 0, placed, lane),
             None => Ok(()),
         }
@@ -505,9 +501,9 @@ impl Follow {
     ) -> Result<(), Closed> {
         let records = placed.len() as u64;
         self.source.counters.received(records, bytes as u64);
-        let too_long = self.joiner.as_mut().map_or(0, |joiner| std::mem::take(&mut joiner.too_long));
-        for _ in 0..too_long {
-            self.source.counters.note(Note::Truncated);
+        if let Some(joiner) = &mut self.joiner {
+            self.source.counters.note_many(Note::Truncated, joiner.take_too_long());
+            self.source.counters.note_many(Note::Incomplete, joiner.take_incomplete());
         }
         self.stored = self.checkpoint();
         lane.push(Chunk {
@@ -539,7 +535,7 @@ impl Follow {
             generation: self.generation,
             current: self.current.as_ref().map(Reader::place),
             earlier: self.leaving.iter().map(|leaving| leaving.reader.place()).collect(),
-            held: self.joiner.as_ref().map(Joiner::held).unwrap_or_default(),
+            held: self.joiner.as_ref().map(|joiner| joiner.held()).unwrap_or_default(),
         };
         serde_json::to_string(&checkpoint).unwrap_or_default()
     }

@@ -1,6 +1,8 @@
 //! Docker's json-file driver writes a long line of a container in pieces of 16 KiB, each as a record of its own; only
 //! the last one's `log` ends with a newline. Here they become one record again, so that nothing hides at a border.
 
+use crate::files::audit::AuditLog;
+use crate::files::follow::GENERATION_SHIFT;
 use memchr::{memchr_iter, memmem};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -38,36 +40,76 @@ struct Line {
     since: Instant,
 }
 
-/// Joins the pieces of one followed path.
-#[derive(Debug, Default)]
-pub(crate) struct Joiner {
-    lines: BTreeMap<String, Line>,
-    /// Lines longer than the limit.
-    pub(crate) too_long: u64,
-}
-
-impl Joiner {
+/// Joins what a format spreads over several lines of one followed path.
+pub(crate) trait Join: std::fmt::Debug + Send {
     /// True when nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lines.is_empty()
-    }
+    fn is_empty(&self) -> bool;
 
-    /// Where the waiting pieces lie, for the checkpoint.
-    pub(crate) fn held(&self) -> Vec<HeldPiece> {
-        self.lines.values().flat_map(|line| line.pieces.iter().cloned()).collect()
-    }
+    /// Where the waiting pieces lie, for the checkpoint; in the order of the log.
+    fn held(&self) -> Vec<HeldPiece>;
 
-    /// Joins what is in the first `filled` bytes of the buffer: whole records stay where they are, joined ones are
-    /// appended. `None` when every record is whole.
+    /// Joins what is in the first `filled` bytes of the buffer and says where in the buffer the records stand then.
+    /// `None` when every line is a record as it stands.
     ///
-    /// `at` gives the position of a byte of the file; `start` is the file's byte the buffer begins with.
-    pub(crate) fn join(
+    /// `start` is the byte of the file of that generation that the buffer begins with.
+    fn join(
         &mut self,
         buffer: &mut Vec<u8>,
         filled: usize,
         generation: u64,
         start: u64,
-        at: impl Fn(u64) -> u64,
+    ) -> Option<Vec<Placed>>;
+
+    /// Takes a piece again that waited when the checkpoint was stored.
+    fn restore(&mut self, record: &[u8], piece: &HeldPiece);
+
+    /// Records whose next piece did not come, or lies in a file that is left, as a buffer with its records.
+    fn overdue(&mut self, is_left: &dyn Fn(u64) -> bool) -> Option<(Vec<u8>, Vec<Placed>)>;
+
+    /// Records longer than the limit since the last call.
+    fn take_too_long(&mut self) -> u64 {
+        0
+    }
+
+    /// Records given out with pieces missing since the last call.
+    fn take_incomplete(&mut self) -> u64 {
+        0
+    }
+}
+
+/// The joiner of a format, where it needs one.
+pub(crate) fn joiner(format: &str) -> Option<Box<dyn Join>> {
+    match format {
+        "docker" => Some(Box::<Joiner>::default()),
+        "auditd" => Some(Box::<AuditLog>::default()),
+        _ => None,
+    }
+}
+
+/// Joins the pieces of one followed path.
+#[derive(Debug, Default)]
+pub(crate) struct Joiner {
+    lines: BTreeMap<String, Line>,
+    /// Lines longer than the limit.
+    too_long: u64,
+}
+
+impl Join for Joiner {
+    fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    fn held(&self) -> Vec<HeldPiece> {
+        self.lines.values().flat_map(|line| line.pieces.iter().cloned()).collect()
+    }
+
+    /// Whole records stay where they are, joined ones are appended.
+    fn join(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        filled: usize,
+        generation: u64,
+        start: u64,
     ) -> Option<Vec<Placed>> {
         if self.is_empty() && buffer[..filled].split(|byte| *byte == b'\n').all(is_surely_whole) {
             return None;
@@ -81,9 +123,11 @@ impl Joiner {
             let offset = start + begin as u64;
             let record = &buffer[begin..end.max(begin)];
             let piece = HeldPiece { generation, offset, length: record.len() as u32 };
-            match self.take(record, piece, at(offset)) {
+            match self.take(record, piece, position(generation, offset)) {
                 Taken::Whole if record.is_empty() => {}
-                Taken::Whole => placed.push((begin as u32, record.len() as u32, at(offset))),
+                Taken::Whole => {
+                    placed.push((begin as u32, record.len() as u32, position(generation, offset)))
+                }
                 Taken::Held => all_whole = false,
                 Taken::Joined(text, position) => {
                     all_whole = false;
@@ -101,12 +145,36 @@ impl Joiner {
         Some(placed)
     }
 
-    /// Takes a piece again that waited when the checkpoint was stored.
-    pub(crate) fn restore(&mut self, record: &[u8], piece: HeldPiece, position: u64) {
+    fn restore(&mut self, record: &[u8], piece: &HeldPiece) {
+        let position = position(piece.generation, piece.offset);
         // Whole only when the file does not hold any more what it held: nothing to wait for then.
-        let _ = self.take(record, piece, position);
+        let _ = self.take(record, piece.clone(), position);
     }
 
+    fn overdue(&mut self, is_left: &dyn Fn(u64) -> bool) -> Option<(Vec<u8>, Vec<Placed>)> {
+        let due: Vec<String> = self
+            .lines
+            .iter()
+            .filter(|(_, line)| {
+                line.since.elapsed() >= PATIENCE || line.pieces.iter().any(|piece| is_left(piece.generation))
+            })
+            .map(|(stream, _)| stream.clone())
+            .collect();
+        let (mut buffer, mut placed) = (Vec::new(), Vec::new());
+        for line in due.iter().filter_map(|stream| self.lines.remove(stream)) {
+            let position = line.position;
+            let record = line.into_record();
+            placed.push((buffer.len() as u32, record.len() as u32, position));
+            buffer.extend_from_slice(&record);
+        }
+        (!placed.is_empty()).then_some((buffer, placed))
+    }
+    fn take_too_long(&mut self) -> u64 {
+        std::mem::take(&mut self.too_long)
+    }
+}
+
+impl Joiner {
     fn take(&mut self, record: &[u8], piece: HeldPiece, position: u64) -> Taken {
         if self.is_empty() && is_surely_whole(record) {
             return Taken::Whole;
@@ -140,26 +208,10 @@ impl Joiner {
             Taken::Joined(line.into_record(), position)
         })
     }
+}
 
-    /// Lines whose next piece did not come, or lies in a file that is left, as a buffer with its records.
-    pub(crate) fn overdue(&mut self, is_left: impl Fn(u64) -> bool) -> Option<(Vec<u8>, Vec<Placed>)> {
-        let due: Vec<String> = self
-            .lines
-            .iter()
-            .filter(|(_, line)| {
-                line.since.elapsed() >= PATIENCE || line.pieces.iter().any(|piece| is_left(piece.generation))
-            })
-            .map(|(stream, _)| stream.clone())
-            .collect();
-        let (mut buffer, mut placed) = (Vec::new(), Vec::new());
-        for line in due.iter().filter_map(|stream| self.lines.remove(stream)) {
-            let position = line.position;
-            let record = line.into_record();
-            placed.push((buffer.len() as u32, record.len() as u32, position));
-            buffer.extend_from_slice(&record);
-        }
-        (!placed.is_empty()).then_some((buffer, placed))
-    }
+fn position(generation: u64, offset: u64) -> u64 {
+    (generation << GENERATION_SHIFT) | offset
 }
 
 #[derive(Debug)]
@@ -200,7 +252,7 @@ mod tests {
     /// Logs and positions of the records a text becomes.
     fn joined(joiner: &mut Joiner, text: &str, start: u64) -> Option<Vec<(String, u64)>> {
         let mut buffer = text.as_bytes().to_vec();
-        let placed = joiner.join(&mut buffer, text.len(), 0, start, |offset| offset)?;
+        let placed = joiner.join(&mut buffer, text.len(), 0, start)?;
         Some(
             placed
                 .into_iter()
@@ -233,7 +285,7 @@ mod tests {
         let held = joiner.held();
         assert_eq!(held, [HeldPiece { generation: 0, offset: 7, length: first.len() as u32 - 1 }]);
         let mut again = Joiner::default();
-        again.restore(first.trim_end().as_bytes(), held[0].clone(), 7);
+        again.restore(first.trim_end().as_bytes(), &held[0]);
         let rest = piece(" and half\n", "stdout");
         assert_eq!(joined(&mut again, &rest, 500).unwrap(), [("half and half\n".to_owned(), 7)]);
     }

@@ -3,6 +3,7 @@
 //! Change notification only says *when* to look; what happened is found by comparing the path with the open file.
 //! So nothing depends on the order or completeness of notifications, and a slow look at everything repairs a lost one.
 
+mod audit;
 mod follow;
 mod glob;
 mod join;
