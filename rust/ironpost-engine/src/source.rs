@@ -55,7 +55,7 @@ pub(crate) enum Note {
     Restarts,
 }
 
-const NOTES: [(Note, &str); 9] = [
+const NOTES: [(Note, &str); 10] = [
     (Note::Truncated, "truncated"),
     (Note::Incomplete, "incomplete"),
     (Note::Rotations, "rotations"),
