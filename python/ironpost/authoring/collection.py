@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ironpost.authoring.archives import Member, read_members
+from ironpost.authoring.logic import holds_on_nothing
 from ironpost.detections import RefusedRule, Rule, RuleSet
 from ironpost.detections.documents import rule_files
 from ironpost.errors import RuleError
@@ -33,6 +34,7 @@ class Collection:
         files: Rule files by name, unchanged.
         rules: What of them can be used, with names of the collection as paths.
         refused: What can't.
+        broad: What can be used and would fire on every event that has none of its fields; left out unless asked for.
         duplicates: Of those, what is refused for an id that is in use already: (id, name, where it is in use).
         skipped: Files that were not looked at, by reason.
     """
@@ -41,6 +43,7 @@ class Collection:
     files: dict[str, bytes] = field(default_factory=dict)
     rules: list[Rule] = field(default_factory=list)
     refused: list[RefusedRule] = field(default_factory=list)
+    broad: list[Rule] = field(default_factory=list)
     unfed: dict[str, str] = field(default_factory=dict)
     duplicates: list[tuple[str, str, str]] = field(default_factory=list)
     skipped: dict[str, list[str]] = field(default_factory=dict)
@@ -80,12 +83,13 @@ class Changes:
         return {**listed, "unchanged": len(self.unchanged)}
 
 
-def collect(source: Path, *, known: RuleSet | None = None, retired: bool = False) -> Collection:
+def collect(source: Path, *, known: RuleSet | None = None, retired: bool = False, broad: bool = False) -> Collection:
     """Reads a collection and judges every rule in it.
 
     Args:
         source: Directory, ``.tar`` (also compressed by gzip, bzip2 or xz) or ``.zip``.
         known: Rules in use already, whose ids are taken.
+        broad: Take rules that hold on an event with none of their fields, too.
         retired: Take rules whose status is deprecated or unsupported, too.
 
     Raises:
@@ -124,7 +128,15 @@ def collect(source: Path, *, known: RuleSet | None = None, retired: bool = False
     taken = {rule.id: rule for rule in known.rules} if known else {}
     for rule in rules.rules:
         before = taken.get(rule.id)
-        if before is None:
+        # Where a log source is not known such a rule is asked about every event, and says yes.
+        if (
+            not broad
+            and rule.kind == "rule"
+            and rule.emit
+            and holds_on_nothing(rule.plan["condition"], rule.plan.get("detections", {}))
+        ):
+            made.broad.append(rule)
+        elif before is None:
             made.rules.append(rule)
         else:
             made.duplicates.append((rule.id, made.name_of(rule.path), f"{before.path}:{before.line}"))

@@ -26,6 +26,9 @@ def import_rules(
     refused: Annotated[bool, typer.Option("--refused", help="List every refused rule.")] = False,
     coverage: Annotated[bool, typer.Option("--coverage", help="List ATT&CK techniques by tactic.")] = False,
     retired: Annotated[bool, typer.Option("--retired", help="Take deprecated and unsupported rules, too.")] = False,
+    broad: Annotated[
+        bool, typer.Option("--broad", help="Take rules that hold on any event without their fields, too.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that were edited.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove imported files that are gone.")] = False,
     config: ConfigOption = None,
@@ -38,7 +41,7 @@ def import_rules(
     from ironpost.authoring.collection import collect, existing_rules, store
 
     known = existing_rules(to, rule_directories(config)) if to else None
-    found = collect(source, known=known, retired=retired)
+    found = collect(source, known=known, retired=retired, broad=broad)
     changes = store(found, to, force=force, prune=prune) if to else None
     if json:
         print_json(_import_json(found) | {"to": str(to) if to else None, "changes": changes and changes.to_json()})
@@ -74,6 +77,7 @@ def _import_json(found: Collection) -> dict[str, Any]:
         "passed": len(found.rules),
         "fed": sum(rule.id not in found.unfed for rule in found.rules),
         "refused": [{**one.to_json(), "path": found.name_of(one.path)} for one in found.refused],
+        "broad": [{"id": rule.id, "title": rule.title, "path": found.name_of(rule.path)} for rule in found.broad],
         "unfed": found.unfed,
         "duplicates": [{"id": one, "path": name, "used_at": place} for one, name, place in found.duplicates],
         "skipped": found.skipped,
@@ -96,6 +100,11 @@ def _show_import(found: Collection, *, list_refused: bool, list_coverage: bool) 
                 print_line(f"  {count:5}  {safe(reason)}")
             if len(reasons) > 10:
                 print_line(f"         … and {len(reasons) - 10} other reasons")
+    for rule in found.broad:
+        say(
+            f"left out: {safe(found.name_of(rule.path))} — {safe(rule.title)} holds on any event that has none of its "
+            "fields; --broad takes it"
+        )
     if list_refused:
         for one in found.refused:
             say(f"error: {safe(found.name_of(one.path))}:{one.line} — {safe(one.reason)}")

@@ -303,7 +303,8 @@ def test_the_public_rules_are_imported_checked_and_explained(tmp_path: Path) -> 
     reply = run("rules", "import", str(archive), "--to", str(target), "--json")
     found = json.loads(reply.stdout)
     assert found["files"] == 3780
-    assert found["passed"] + len(found["refused"]) == 3780
+    assert found["passed"] + len(found["refused"]) + len(found["broad"]) == 3780
+    assert [rule["title"] for rule in found["broad"]] == ["Publicly Accessible RDP Service"]
     assert all("placeholder" in one["reason"] for one in found["refused"])
     assert len(found["changes"]["added"]) == found["passed"]
     again = json.loads(run("rules", "import", str(archive), "--to", str(target), "--json").stdout)["changes"]

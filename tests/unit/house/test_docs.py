@@ -220,7 +220,7 @@ def test_every_operator_and_key_of_the_plan_is_described() -> None:
     kinds = [
         re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower() for name in re.findall(r"(\w+),", enums["CorrelationType"] + ",")
     ]
-    structs = re.findall(r"struct (?:Rule|Correlation)Plan \{(.*?)\n\}", text, re.DOTALL)
+    structs = re.findall(r"struct (?:Rule|Correlation)Plan(?:<'a>)? \{(.*?)\n\}", text, re.DOTALL)
     keys = {
         name.removeprefix("_").replace("kind", "type")
         for body in structs
