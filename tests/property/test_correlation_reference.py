@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ironpost.detections import RuleSet
-from support.correlation_reference import Seen, crossings
+from support.correlation_reference import Seen, chained, crossings
 
 SECOND = 1_000_000_000
 RULES = ("a", "b", "c")
@@ -145,3 +145,90 @@ def test_the_engine_reports_what_the_reference_does(kind: str, data: st.DataObje
     found = [one.event_index for one in rules.detect(rows(events)) if one.rule_id == "counted"]
     scaled = [Seen(event.time * SECOND, event.rules, event.group, event.value, event.weight) for event in events]
     assert found == crossings(plan, scaled), text
+
+
+INNER = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(["event_count", "temporal", "temporal_ordered"]),
+        "rules": st.sampled_from([["a"], ["a", "b"], ["b", "a"]]),
+        "timespan_ns": st.sampled_from([3 * SECOND, 10 * SECOND, 30 * SECOND]),
+    }
+)
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_a_correlation_on_a_correlation_counts_every_event_with_which_that_one_is_true(data: st.DataObject) -> None:
+    inner: dict[str, Any] = dict(data.draw(INNER))
+    inner["condition"] = {"gte": data.draw(st.integers(1, 4))} if inner["type"] == "event_count" else {}
+    outer: dict[str, Any] = {"type": data.draw(st.sampled_from(["event_count", "temporal", "temporal_ordered"]))}
+    outer["rules"] = data.draw(st.sampled_from([["inner", "c"], ["c", "inner"], ["inner"]]))
+    outer["timespan_ns"] = data.draw(st.sampled_from([3, 10, 30])) * SECOND
+    outer["condition"] = {"gte": data.draw(st.integers(1, 6))} if outer["type"] == "event_count" else {}
+    kinds = st.sampled_from(RULES).map(lambda rule: frozenset({rule}))
+    made = st.builds(Seen, time=st.integers(0, 60), rules=kinds, group=st.sampled_from(["x", "x", "x", "y"]))
+    events = ordered(data.draw(st.lists(made, max_size=40)), data.draw(st.sampled_from([0, 0, 3, 20])))
+    documents = [
+        f"title: {rule}\nname: {rule}\nlogsource: {{category: test}}\ndetection: {{s: {{kind: {rule}}}, condition: s}}"
+        for rule in RULES
+    ]
+    for name, plan in (("inner", inner), ("outer", outer)):
+        section = {key: plan[key] for key in ("type", "rules", "condition") if plan[key]}
+        section |= {"group-by": "group", "timespan": f"{plan['timespan_ns'] // SECOND}s"}
+        own = {"ironpost": {"emit": True}}
+        documents.append(json.dumps({"title": name, "id": name, "name": name, "correlation": section, **own}))
+    text = "\n---\n".join(documents)
+    rules = RuleSet.from_text(text)
+    assert not rules.refused, rules.refused
+    found = list(rules.detect(rows(events)))
+    scaled = [Seen(event.time * SECOND, event.rules, event.group, event.value, event.weight) for event in events]
+    wanted = chained(inner, outer, scaled)
+    assert [one.event_index for one in found if one.rule_id == "inner"] == wanted[0], text
+    assert [one.event_index for one in found if one.rule_id == "outer"] == wanted[1], text
+
+
+@given(data=st.data())
+def test_each_value_that_the_rules_of_one_event_read_counts(data: st.DataObject) -> None:
+    plan: dict[str, Any] = {"type": "value_count", "rules": list(RULES), "timespan_ns": 10 * SECOND}
+    plan["condition"] = {"gte": data.draw(st.integers(1, 6))}
+    reads = st.fixed_dictionaries({rule: st.integers(0, 5) for rule in RULES}).map(lambda read: tuple(read.items()))
+    kinds = st.frozensets(st.sampled_from(RULES), min_size=1)
+    made = st.builds(Seen, time=st.integers(0, 60), rules=kinds, group=st.sampled_from(["x", "y"]), read=reads)
+    events = ordered(data.draw(st.lists(made, max_size=30)), data.draw(st.sampled_from([0, 3, 20])))
+    documents = sigma({**plan, "condition": {}}).split("\n---\n")[:-1]
+    section: dict[str, Any] = {"type": "value_count", "rules": plan["rules"], "group-by": "group", "timespan": "10s"}
+    section |= {
+        "condition": plan["condition"] | {"field": "w"},
+        "aliases": {"w": {rule: f"of_{rule}" for rule in RULES}},
+    }
+    documents.append(json.dumps({"title": "correlation", "id": "counted", "correlation": section}))
+    rules = RuleSet.from_text("\n---\n".join(documents))
+    assert not rules.refused, rules.refused
+    written = [
+        row | {f"of_{rule}": value for rule, value in event.read}
+        for row, event in zip(rows(events), events, strict=True)
+    ]
+    found = [one.event_index for one in rules.detect(written) if one.rule_id == "counted"]
+    scaled = [Seen(event.time * SECOND, event.rules, event.group, read=event.read) for event in events]
+    assert found == crossings(plan, scaled)
+
+
+@settings(max_examples=15, deadline=None)  # the reference takes its time
+@given(
+    steps=st.lists(st.sampled_from(RULES), min_size=2, max_size=4),
+    flood=st.sampled_from(RULES),
+    events=st.lists(st.tuples(st.integers(0, 40), st.sampled_from(RULES)), min_size=1, max_size=8),
+    late=st.lists(st.tuples(st.integers(0, 40), st.sampled_from(RULES)), min_size=1, max_size=3),
+)
+def test_steps_before_and_after_a_flood_are_found_whenever_they_come(
+    steps: list[str], flood: str, events: list[tuple[int, str]], late: list[tuple[int, str]]
+) -> None:
+    plan = {"type": "temporal_ordered", "rules": steps, "timespan_ns": 3600 * SECOND, "condition": {}}
+    flooded = [(20, flood)] * 270
+    made = [
+        Seen(time, frozenset({rule}), "x") for time, rule in sorted([*events, *flooded], key=lambda one: one[0]) + late
+    ]
+    rules = RuleSet.from_text(sigma(plan))
+    found = [one.event_index for one in rules.detect(rows(made)) if one.rule_id == "counted"]
+    scaled = [Seen(event.time * SECOND, event.rules, event.group) for event in made]
+    assert found == crossings(plan, scaled)

@@ -13,13 +13,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Seen:
-    """One event: when, which rules match it, its group, its value, and how many events it stands for."""
+    """One event: when, which rules match it, its group, its value, and how many events it stands for.
+
+    ``read`` has the value that each rule reads where an alias lets them read different fields.
+    """
 
     time: int
     rules: frozenset[str]
     group: str | None
     value: Any = None
     weight: int = 1
+    read: tuple[tuple[str, Any], ...] = ()
 
 
 def holds_numbers(condition: Mapping[str, float], measure: Fraction) -> bool:
@@ -87,7 +91,8 @@ def satisfied(plan: Mapping[str, Any], events: Sequence[Seen], newest: Seen) -> 
     if kind == "event_count":
         measure = Fraction(len(values))
     elif kind == "value_count":
-        measure = Fraction(len(set(values)))
+        several = {value for event in events for rule, value in event.read if rule in event.rules}
+        measure = Fraction(len(several or set(values)))
     elif kind == "value_share":
         measure = Fraction(100 * values.count(newest.value), len(values))
     else:
@@ -124,7 +129,8 @@ class Window:
     def newest(self) -> int:
         return max((event.time for event in self.events), default=-(1 << 62))
 
-    def crosses(self, event: Seen, plan: Mapping[str, Any]) -> bool:
+    def take(self, event: Seen, plan: Mapping[str, Any]) -> tuple[bool, int | None]:
+        """Whether the condition becomes true with an event, and the end of the first window in which it is true."""
         span, newest = plan["timespan_ns"], self.newest
         in_order = event.time >= newest
         if in_order and newest < event.time - span:
@@ -132,21 +138,20 @@ class Window:
         self.events.append(event)
         self.events.sort(key=lambda one: one.time)  # stable: events of one time stay as they came
         ends = {one.time for one in self.events if event.time <= one.time <= event.time + span}
-        windows = ([one for one in self.events if end - span <= one.time <= end] for end in sorted(ends))
-        holds = any(satisfied(plan, window, event) for window in windows)
-        before, self.fired = self.fired, holds or (self.fired and not in_order)
-        return holds and not before
+        windows = ((end, [one for one in self.events if end - span <= one.time <= end]) for end in sorted(ends))
+        end = next((end for end, window in windows if satisfied(plan, window, event)), None)
+        before, self.fired = self.fired, end is not None or (self.fired and not in_order)
+        return end is not None and not before, end
 
 
-def crossings(plan: Mapping[str, Any], events: Sequence[Seen]) -> list[int]:
-    """Indices of the events at which the correlation reports."""
+def observed(plan: Mapping[str, Any], events: Sequence[Seen]) -> Iterator[tuple[int, bool, int | None]]:
+    """What each event that counts does: its index, whether the condition becomes true, where it is true."""
     groups: dict[str, tuple[Window, Window]] = {}
-    found = []
     allowed = max(plan["timespan_ns"], plan.get("lateness_ns", 0))
     numeric = plan["type"] in {"value_sum", "value_avg", "value_median", "value_percentile"}
     for index, event in enumerate(events):
         matched = event.rules & set(plan["rules"])
-        valued = plan["type"].startswith("value_")
+        valued = plan["type"].startswith("value_") and not event.read
         if event.group is None or not matched or (valued and event.value is None):
             continue
         if numeric and not isinstance(event.value, (int, float)):
@@ -154,7 +159,29 @@ def crossings(plan: Mapping[str, Any], events: Sequence[Seen]) -> list[int]:
         current, behind = groups.setdefault(event.group, (Window(), Window()))
         for window in (current, behind):
             if event.time >= window.newest - allowed:
-                if window.crosses(replace(event, rules=matched), plan):
-                    found.append(index)
+                yield index, *window.take(replace(event, rules=matched), plan)
                 break
-    return found
+
+
+def crossings(plan: Mapping[str, Any], events: Sequence[Seen]) -> list[int]:
+    """Indices of the events at which the correlation reports."""
+    return [index for index, crossed, _ in observed(plan, events) if crossed]
+
+
+def chained(inner: Mapping[str, Any], outer: Mapping[str, Any], events: Sequence[Seen]) -> tuple[list[int], list[int]]:
+    """Indices at which two correlations report of which the outer one builds on the inner one, named ``inner``.
+
+    The inner one is a match of the outer one at every event with which its condition is true. An event that a rule of
+    the outer one matches as well is one step for both, which is left to the caller to avoid.
+    """
+    true = {index: (crossed, end) for index, crossed, end in observed(inner, events) if end is not None}
+    matches, origins = [], []
+    for index, event in enumerate(events):
+        if event.rules & set(outer["rules"]):
+            matches.append(event)
+            origins.append(index)
+        if index in true:
+            matches.append(replace(event, time=true[index][1], rules=frozenset({"inner"}), weight=1))
+            origins.append(index)
+    reported = [index for index, (crossed, _) in true.items() if crossed]
+    return reported, [origins[index] for index in crossings(outer, matches)]

@@ -65,6 +65,15 @@ struct Fed<'a> {
     group: &'a [(String, String)],
 }
 
+/// What an event did in a correlation.
+struct Counted {
+    /// The condition became true.
+    detection: Option<Detection>,
+    /// The condition is true with this event: end of the window and trust, for what builds on it.
+    holds: Option<(i64, Trust)>,
+    group: Vec<String>,
+}
+
 impl Correlator {
     /// Empty windows for a rule set; changes are recorded for [`Self::take_dirty`].
     pub fn new(compiled: Arc<Compiled>) -> Self {
@@ -179,25 +188,26 @@ impl Correlator {
         let Some(correlations) = compiled.set.feeds.get(&fed.feeder) else { return };
         for &index in correlations {
             let correlation = &compiled.set.correlations[index as usize];
-            let Some((detection, end, trust)) =
-                self.count(compiled, index as usize, correlation, event, origin, fed)
-            else {
+            let Some(counted) = self.count(compiled, index as usize, correlation, event, origin, fed) else {
                 continue;
             };
             let feeder = Feeder::Correlation(index);
-            if compiled.set.feeds.contains_key(&feeder) {
-                // Ends: circles are refused at load.
-                let fed = Fed { feeder, trust, time: end, weight: 1, group: &detection.group };
+            if let Some((time, trust)) = counted.holds
+                && compiled.set.feeds.contains_key(&feeder)
+            {
+                // Ends: circles are refused at load, and a group passes a row on once.
+                let group: Vec<(String, String)> =
+                    correlation.plan.group_by.iter().cloned().zip(counted.group).collect();
+                let fed = Fed { feeder, trust, time, weight: 1, group: &group };
                 self.feed(compiled, event, origin, &fed, detections);
             }
             if correlation.plan.emit {
-                detections.push(detection);
+                detections.extend(counted.detection);
             }
         }
     }
 
-    /// Counts an event in its group's window; a detection when the condition became true, with the end of the window and the
-    /// trust behind it.
+    /// Counts an event in its group's window.
     fn count(
         &mut self,
         compiled: &Compiled,
@@ -206,7 +216,7 @@ impl Correlator {
         event: &Event<'_>,
         (row, source): (u64, u16),
         fed: &Fed<'_>,
-    ) -> Option<(Detection, i64, Trust)> {
+    ) -> Option<Counted> {
         let reads = correlation.feeders.get(&fed.feeder)?;
         let plan = &correlation.plan;
         // What a correlation reports has its group keys for fields, and behind them those of the deciding event.
@@ -285,7 +295,7 @@ impl Correlator {
         if let Some(raw) = raw.as_deref().filter(|_| room) {
             window.keep_line(&entry, raw);
         }
-        let Outcome { ended, crossing, ongoing, approximated } = outcome;
+        let Outcome { ended, crossing, ongoing, holds, approximated } = outcome;
         self.counts.approximated += u64::from(approximated);
         let mut decided = None;
         if let Some(crossing) = crossing {
@@ -319,14 +329,14 @@ impl Correlator {
             self.report(correlation, &group, &growth);
         }
         self.make_room(class, index, &key);
-        decided.map(|(crossing, evidence, entity)| {
-            let Crossing { measure, count, trust, end, first } = crossing;
+        let detection = decided.map(|(crossing, evidence, entity)| {
+            let Crossing { measure, count, trust, first, .. } = crossing;
             let trace_id = format!("{:032x}", self.trace(first));
             let measure = measure as f64 / UNIT as f64;
             let decided = Decided { count, measure, evidence, trace_id, trust, entity };
-            let detection = event.correlation_detection(compiled, correlation, fed.feeder, &group, decided);
-            (detection, end, trust)
-        })
+            event.correlation_detection(compiled, correlation, fed.feeder, &group, decided)
+        });
+        Some(Counted { detection, holds, group })
     }
 }
 

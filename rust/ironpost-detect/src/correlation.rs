@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 
 /// Version of the stored form of windows: others are not read.
-const STATE_VERSION: &[u8] = b"windows 3";
+const STATE_VERSION: &[u8] = b"windows 4";
 
 /// What may feed a correlation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -35,6 +35,13 @@ pub(crate) struct Chain {
     pub(crate) absent: u64,
 }
 
+impl Chain {
+    fn repeats(&self) -> usize {
+        let times = |rule| self.steps.iter().filter(|&&step| step == rule).count();
+        self.steps.iter().map(|&step| times(step)).max().unwrap_or(0)
+    }
+}
+
 /// An expression over rules by their index.
 #[derive(Debug)]
 enum Formula {
@@ -123,6 +130,8 @@ pub(crate) struct Judge {
     pub(crate) chains: Box<[Chain]>,
     /// Different rules.
     pub(crate) rules: usize,
+    /// How often a chain asks for one rule at most.
+    pub(crate) repeats: usize,
     /// The largest measure that any comparison tells from a larger one.
     pub(crate) needed: u64,
     /// Thousandths of a percent.
@@ -204,6 +213,7 @@ impl Judge {
             span: plan.timespan_ns,
             allowed: plan.timespan_ns.max(plan.lateness_ns),
             formula,
+            repeats: chains.iter().map(Chain::repeats).max().unwrap_or(1).max(1),
             chains,
             rules: rules.len(),
             needed: largest as u64 + 1,

@@ -25,6 +25,7 @@ mod needles;
 mod order;
 mod plan;
 mod program;
+mod ranks;
 mod regex_literals;
 mod tally;
 mod text;

@@ -2,13 +2,11 @@
 
 use crate::judge::{Judge, UNIT, scaled};
 use crate::plan::CorrelationType;
+use crate::ranks::{ByTrust, Ranks};
 use crate::window::{Entry, Trust};
 use rustc_hash::FxHashMap;
 
 const LEVELS: usize = Trust::COUNT;
-
-/// Numbers by trust; a level's number is the sum from there on.
-type ByTrust<T> = [T; LEVELS];
 
 /// Occurrences of each value.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +22,7 @@ enum Kind {
     Values(Box<Values>),
     Sum(Box<ByTrust<i128>>),
     /// Numbers with their weight, in order.
-    Sorted(Box<ByTrust<Vec<(f64, u64)>>>),
+    Sorted(Box<Ranks>),
     /// Occurrences of each rule.
     Rules(Box<[ByTrust<u32>]>),
     /// Judged elsewhere.
@@ -69,14 +67,7 @@ impl Tally {
                 distinct.iter_mut().take(trust + 1).skip(from).for_each(|count| *count += 1);
             }
             Kind::Sum(sums) => sums[trust] += entry.amount(),
-            Kind::Sorted(sorted) => {
-                let (list, number) = (&mut sorted[trust], entry.number());
-                let at = list.partition_point(|(known, _)| known.total_cmp(&number).is_lt());
-                match list.get_mut(at).filter(|(known, _)| known.total_cmp(&number).is_eq()) {
-                    Some((_, weight)) => *weight += u64::from(entry.weight),
-                    None => list.insert(at, (number, u64::from(entry.weight))),
-                }
-            }
+            Kind::Sorted(ranks) => ranks.add(entry.number(), trust, u64::from(entry.weight)),
             Kind::Rules(rules) => {
                 if let Some(rule) = rules.get_mut(entry.value as usize) {
                     rule[trust] += 1;
@@ -105,16 +96,7 @@ impl Tally {
                 }
             }
             Kind::Sum(sums) => sums[trust] -= entry.amount(),
-            Kind::Sorted(sorted) => {
-                let (list, number) = (&mut sorted[trust], entry.number());
-                let at = list.partition_point(|(known, _)| known.total_cmp(&number).is_lt());
-                if let Some((_, weight)) = list.get_mut(at) {
-                    *weight -= u64::from(entry.weight);
-                    if *weight == 0 {
-                        list.remove(at);
-                    }
-                }
-            }
+            Kind::Sorted(ranks) => ranks.remove(entry.number(), trust, u64::from(entry.weight)),
             Kind::Rules(rules) => {
                 if let Some(rule) = rules.get_mut(entry.value as usize) {
                     rule[trust] -= 1;
@@ -152,7 +134,7 @@ impl Tally {
                     _ => sum,
                 }
             }
-            Kind::Sorted(sorted) => percentile(&sorted[from..], judge.percentile())?,
+            Kind::Sorted(ranks) => percentile(ranks, from, judge.percentile())?,
             Kind::Rules(rules) => {
                 let present = rules.iter().enumerate().fold(0u64, |present, (rule, counts)| {
                     present | u64::from(counts[from..].iter().any(|&count| count > 0)) << rule
@@ -164,34 +146,15 @@ impl Tally {
     }
 }
 
-/// The percentile, in thousandths of a percent, of weighted numbers in several ordered lists: between the two nearest ranks
-/// by linear interpolation, so that the fiftieth is the median.
-fn percentile(lists: &[Vec<(f64, u64)>], thousandths: u64) -> Option<i128> {
-    let mut filled = lists.iter().filter(|list| !list.is_empty());
-    let (first, second) = (filled.next()?, filled.next());
-    let merged: Vec<(f64, u64)>;
-    let list = if second.is_none() {
-        first
-    } else {
-        let mut all: Vec<(f64, u64)> = lists.iter().flatten().copied().collect();
-        all.sort_unstable_by(|one, other| one.0.total_cmp(&other.0));
-        merged = all;
-        &merged
-    };
-    let total: u64 = list.iter().map(|(_, weight)| weight).sum();
-    let rank = u128::from(total - 1) * u128::from(thousandths);
+/// The percentile, in thousandths of a percent, of weighted numbers of at least a trust: between the two nearest ranks by
+/// linear interpolation, so that the fiftieth is the median.
+fn percentile(ranks: &Ranks, from: usize, thousandths: u64) -> Option<i128> {
+    let total = ranks.total(from);
+    let rank = u128::from(total.checked_sub(1)?) * u128::from(thousandths);
     let (low, rest) = ((rank / 100_000) as u64, (rank % 100_000) as i128);
-    let (mut before, mut lower) = (0, None);
-    for &(number, weight) in list {
-        before += weight;
-        if lower.is_none() && before > low {
-            lower = Some(scaled(number));
-        }
-        if let Some(lower) = lower
-            && (before > low + 1 || rest == 0 || before == total)
-        {
-            return Some(lower + (scaled(number) - lower) * rest / 100_000);
-        }
+    let lower = scaled(ranks.at(from, low)?);
+    if rest == 0 || low + 1 == total {
+        return Some(lower);
     }
-    None
+    Some(lower + (scaled(ranks.at(from, low + 1)?) - lower) * rest / 100_000)
 }

@@ -3,9 +3,11 @@
 mod compact;
 mod entry;
 mod group;
+mod late;
 
 pub(crate) use entry::{Entry, Trust};
 pub(crate) use group::{Group, Place};
+use late::Cursor;
 
 use crate::judge::{Judge, UNIT};
 use crate::order::Order;
@@ -105,6 +107,8 @@ pub(crate) struct Outcome {
     pub(crate) ended: Option<Growth>,
     pub(crate) crossing: Option<Crossing>,
     pub(crate) ongoing: Option<Growth>,
+    /// The condition is true with this event: the end of the window, and the trust behind the event and the condition.
+    pub(crate) holds: Option<(i64, Trust)>,
     /// The window had to be approximated.
     pub(crate) approximated: bool,
 }
@@ -128,11 +132,19 @@ pub(crate) struct Window {
     /// Over the entries inside the window; without it, they are counted when a number is needed.
     #[serde(skip)]
     tally: Option<Box<Tally>>,
+    /// Late events are judged by the entries of a window that ends earlier.
     #[serde(skip)]
+    cursor: Option<Box<Cursor>>,
+    /// Stored, so that a restart changes nothing about what is forgotten when.
     compact_at: usize,
+    /// Time of the newest entry that a late event might have wanted and that was forgotten; the least time for none.
+    thinned: i64,
     /// Row that made the last entry.
     #[serde(skip)]
     row: u64,
+    /// That row was passed on to what builds on this.
+    #[serde(skip)]
+    passed_on: bool,
 }
 
 impl Default for Window {
@@ -146,8 +158,11 @@ impl Default for Window {
             episode: None,
             start: 0,
             tally: None,
+            cursor: None,
             compact_at: SMALL,
+            thinned: i64::MIN,
             row: 0,
+            passed_on: false,
         }
     }
 }
@@ -198,10 +213,10 @@ impl Window {
     pub(crate) fn revive(&mut self, judge: &Judge) {
         self.row = 0;
         self.rebuild(judge);
-        self.compact_at = (2 * self.entries.len()).max(SMALL);
     }
 
     fn rebuild(&mut self, judge: &Judge) {
+        self.cursor = None;
         let horizon = self.newest.saturating_sub(judge.span);
         self.start = self.entries.partition_point(|entry| entry.time < horizon);
         self.tally = (self.entries.len() > FEW).then(|| Box::new(self.counted(judge)));
@@ -213,15 +228,20 @@ impl Window {
         tally
     }
 
-    /// Adds an event and judges it. `row` tells rows apart; rules that match one row count it `once`, correlations that
-    /// became true with it do not.
+    /// Adds an event and judges it. `row` tells rows apart; rules that match one row count it `once`, or each of its
+    /// values once, correlations that are true with it do not.
     pub(crate) fn observe(&mut self, mut entry: Entry, row: u64, once: bool, judge: &Judge) -> Outcome {
         let mut outcome = Outcome::default();
         let temporal = matches!(judge.kind, CorrelationType::Temporal | CorrelationType::TemporalOrdered);
         entry.same = self.row == row;
-        if entry.same && once && !temporal {
+        if entry.same
+            && once
+            && !temporal
+            && (judge.kind != CorrelationType::ValueCount || self.knows(&entry))
+        {
             return outcome;
         }
+        self.passed_on &= entry.same;
         self.row = row;
         let in_order = entry.time >= self.newest;
         if in_order {
@@ -232,6 +252,9 @@ impl Window {
         }
         let at = self.entries.partition_point(|known| known.time <= entry.time);
         self.entries.insert(at, entry);
+        if let Some(cursor) = &mut self.cursor {
+            cursor.inserted(at, &entry);
+        }
         let inside = entry.time >= self.newest.saturating_sub(judge.span);
         self.start += usize::from(!inside);
         match &mut self.tally {
@@ -239,7 +262,22 @@ impl Window {
             None if self.entries.len() > FEW => self.tally = Some(Box::new(self.counted(judge))),
             _ => {}
         }
-        let holds = if in_order { self.in_order(&entry, judge) } else { self.late(&entry, judge) };
+        let holds = if in_order {
+            self.in_order(&entry, judge)
+        } else {
+            let (holds, exact) = self.late(&entry, judge);
+            outcome.approximated = holds.is_none() && !exact;
+            holds
+        };
+        if let Some(crossing) = &holds {
+            let crosses = self.fired < Some(crossing.trust);
+            // What may be forged passes on no more than that it may be. However many ways lead here, one is gone on.
+            let trust = if crosses { crossing.trust } else { crossing.trust.min(entry.trust) };
+            if crosses || !std::mem::replace(&mut self.passed_on, true) {
+                self.passed_on = true;
+                outcome.holds = Some((crossing.end, trust));
+            }
+        }
         let before = self.fired;
         self.fired = match holds {
             Some(ref crossing) => {
@@ -261,7 +299,7 @@ impl Window {
             }
         }
         if self.entries.len() >= self.compact_at {
-            outcome.approximated = self.compact(judge);
+            outcome.approximated |= self.compact(judge);
         }
         outcome
     }
@@ -277,8 +315,10 @@ impl Window {
             self.start += 1;
         }
         let oldest = horizon.saturating_sub(judge.allowed);
-        while self.entries.front().is_some_and(|entry| entry.time < oldest) {
-            self.entries.pop_front();
+        while let Some(gone) = self.entries.pop_front_if(|entry| entry.time < oldest) {
+            if let Some(cursor) = &mut self.cursor {
+                cursor.lost_first(&gone);
+            }
             self.start = self.start.saturating_sub(1);
         }
         let gone = self.lines.partition_point(|line| line.time < oldest);
@@ -299,37 +339,11 @@ impl Window {
         }
     }
 
-    /// Judges every window that holds a late event and ends with an event; the first that satisfies the condition counts.
-    fn late(&mut self, entry: &Entry, judge: &Judge) -> Option<Crossing> {
-        let mut tally = Tally::new(judge);
-        let mut order = (judge.kind == CorrelationType::TemporalOrdered).then(Order::default);
-        let last = entry.time.saturating_add(judge.span);
-        let (mut first, mut next, mut found) = (0, 0, None);
-        while let Some(end) = self.entries.get(next).map(|entry| entry.time) {
-            while let Some(entry) = self.entries.get(next).filter(|entry| entry.time == end) {
-                tally.add(entry);
-                if let Some(order) = &mut order {
-                    order.add(entry, judge);
-                }
-                next += 1;
-            }
-            if end < entry.time || end > last || found.is_some() {
-                if order.is_none() && (end > last || found.is_some()) {
-                    break;
-                }
-                continue; // the order of rules is read to its end: it is what later events build on
-            }
-            let begin = end.saturating_sub(judge.span);
-            while let Some(entry) = self.entries.get(first).filter(|entry| entry.time < begin) {
-                tally.remove(entry);
-                first += 1;
-            }
-            found = self.judge(&tally, order.as_ref(), end, entry, judge);
-        }
-        if let Some(order) = order {
-            self.order.get_or_insert_default().merge(order);
-        }
-        found
+    /// The record has brought this value already.
+    fn knows(&self, entry: &Entry) -> bool {
+        let at = self.entries.partition_point(|known| known.time <= entry.time);
+        let same = self.entries.range(..at).rev().take_while(|known| known.record() == entry.record());
+        same.into_iter().any(|known| known.value == entry.value)
     }
 
     /// The most believable events that satisfy the condition by themselves. So what anybody may have written adds to what

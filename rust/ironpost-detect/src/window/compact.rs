@@ -10,6 +10,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const MAX_ENTRIES: usize = 10_000;
 /// Newest entries of each trust kept beyond what the condition needs, for events that come late.
 const SLACK: usize = 64;
+/// Parts of what a temporal correlation remembers, in which the first and the last entries of each rule are kept.
+const SLOTS: i64 = 64;
+/// Entries of each trust that a temporal correlation keeps beyond the newest of each rule.
+const MAX_STEPS: usize = 1_024;
 /// Distinct values counted exactly, whatever the condition asks for.
 const EXACT_DISTINCT: u64 = 1_000;
 
@@ -41,13 +45,9 @@ impl Window {
                     newer < SLACK
                 });
             }
-            CorrelationType::Temporal => {
-                let mut seen = BTreeSet::new();
-                self.keep_from_newest(|entry, newer| {
-                    seen.insert((entry.trust, entry.value)) || newer < SLACK
-                });
+            CorrelationType::Temporal | CorrelationType::TemporalOrdered => {
+                approximated = self.keep_steps(judge)
             }
-            CorrelationType::TemporalOrdered => self.keep_from_newest(|_, newer| newer < SLACK),
             CorrelationType::ValueSum | CorrelationType::ValueAvg => approximated = self.coalesce(),
             CorrelationType::ValueShare => {
                 self.keep_from_newest(|_, newer| {
@@ -62,15 +62,65 @@ impl Window {
         approximated
     }
 
+    /// Keeps what can still complete a sequence when an event comes late: of each rule and trust, in each of the slots that
+    /// what is remembered is divided into, the first and the last entries, as many as a chain may ask for. So an event that
+    /// comes between any two finds what came before it and after; only how long ago that was is off by up to a slot. That
+    /// something was forgotten is remembered; that whole slots had to be is said at once.
+    fn keep_steps(&mut self, judge: &Judge) -> bool {
+        let reach = judge.span.saturating_add(judge.allowed);
+        let width = (reach / SLOTS).max(1);
+        let mut held = [0; Trust::COUNT];
+        let mut after: BTreeMap<(Trust, u64, i64), usize> = BTreeMap::new();
+        let slot = |entry: &Entry| (entry.trust, entry.value, entry.time.div_euclid(width));
+        let mut before: BTreeMap<(Trust, u64, i64), usize> = BTreeMap::new();
+        let early: Vec<bool> = self
+            .entries
+            .iter()
+            .map(|entry| {
+                let before = before.entry(slot(entry)).or_default();
+                *before += 1;
+                *before <= judge.repeats
+            })
+            .collect();
+        let mut at = self.entries.len();
+        let (mut thinned, mut crowded) = (self.thinned, false);
+        let mut seen = BTreeSet::new();
+        self.keep_from_newest(|entry, newer| {
+            at -= 1;
+            let held = &mut held[entry.trust as usize];
+            let after = after.entry(slot(entry)).or_default();
+            *after += 1;
+            let bears = early[at] || *after <= judge.repeats;
+            let newest = seen.insert((entry.trust, entry.value));
+            let wanted = newest || newer < SLACK || (bears && *held < MAX_STEPS);
+            crowded |= bears && !wanted;
+            *held += usize::from(wanted);
+            if !wanted {
+                thinned = thinned.max(entry.time);
+            }
+            wanted
+        });
+        self.thinned = thinned;
+        crowded
+    }
+
     /// Keeps the entries that `wanted` says, which is asked from the newest to the oldest with the number of newer entries of
     /// the same trust.
     fn keep_from_newest(&mut self, mut wanted: impl FnMut(&Entry, usize) -> bool) {
         let mut newer = [0; Trust::COUNT];
         let mut kept: VecDeque<Entry> = VecDeque::with_capacity(self.entries.len());
+        let mut follows = false; // the entry after this one is kept and of the same record
         for entry in self.entries.iter().rev() {
             let newer = &mut newer[entry.trust as usize];
             if wanted(entry, *newer) {
                 kept.push_front(*entry);
+                follows = entry.same;
+            } else if follows && !entry.same {
+                // The record's first entry goes, so the next one is its first.
+                if let Some(first) = kept.front_mut() {
+                    first.same = false;
+                }
+                follows = false;
             }
             *newer += 1;
         }
