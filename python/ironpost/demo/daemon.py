@@ -267,11 +267,13 @@ class Daemon:
         )
 
     def detections(self) -> list[tuple[str, str]]:
-        """Rule and alert of every detection in the store's own table, read past the daemon and the command line."""
+        """Rule and alert of every detection in the store's own table, read past the daemon and the command line.
+
+        What only tells more of an attack that was reported before is left out: it is no second alarm.
+        """
         with contextlib.closing(sqlite3.connect(f"file:{self._settings.database}?mode=ro", uri=True)) as store:
-            return [
-                (str(rule), str(alert)) for rule, alert in store.execute("SELECT rule_id, alert_id FROM detections")
-            ]
+            first = "SELECT rule_id, alert_id FROM detections WHERE NOT coalesce(body ->> '$.ongoing', 0)"
+            return [(str(rule), str(alert)) for rule, alert in store.execute(first)]
 
 
 def _bare(target: str) -> str:
