@@ -78,6 +78,12 @@ class ParseError(PlacedError):
     """Input that cannot be parsed in the format that was asked for."""
 
 
+class InputError(ParseError):
+    """A file that cannot be read to its end, or is no log: cut or damaged compressed data, a binary format."""
+
+    exit_code = 10
+
+
 def explain_toml(error: ValueError, text: str) -> tuple[int, str]:
     """Returns the line of a TOML syntax error, and line, column and the parser's reason as one sentence.
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ironpost.cli.options import ConfigOption, JsonOption
-from ironpost.cli.output import print_json, print_line, safe, say, show_time
+from ironpost.cli.output import print_error, print_json, print_line, safe, say, show_time
 from ironpost.cli.reading import (
     FilesArgument,
     FormatOption,
@@ -20,11 +20,11 @@ from ironpost.cli.reading import (
     Reading,
     TimezoneOption,
     YearOption,
+    all_pieces,
     logsource_of,
-    merged_pieces,
-    read_pieces,
 )
 from ironpost.cli.rules import load_rules, say_refused
+from ironpost.errors import InputError
 
 #: Characters of a raw record or a value that are shown; --json has all of it.
 _SHOWN = 240
@@ -54,7 +54,9 @@ def detect(
     fail_on: Annotated[
         Level | None,
         typer.Option(
-            "--fail-on", help="Exit with 4 when something of this level or higher is found.", show_default=False
+            "--fail-on",
+            help="Exit with 4 when something of this level or higher is found, whatever else went wrong.",
+            show_default=False,
         ),
     ] = None,
     brief: Annotated[bool, typer.Option("--brief", "-b", help="One line per detection, without evidence.")] = False,
@@ -63,7 +65,8 @@ def detect(
 ) -> None:
     """Run rules over log files or events in JSON lines, and print what they find with the evidence.
 
-    Exit code 1 when a rule is refused (the others run), 4 when something at or above --fail-on is found.
+    Exit code 4 when something at or above --fail-on is found; else 10 when a file can't be read to its end; else 1 when
+    a rule is refused or disabled, or raises errors (the others run); 2 when there are no rules at all.
 
     Example: ironpost detect --rules rules /var/log/auth.log
     """
@@ -72,14 +75,14 @@ def detect(
     reading = Reading(format, year, timezone)
     reading.check()
     source = logsource_of(logsource)
-    chosen = load_rules(rules, config)
+    chosen = load_rules(rules, config, needed=True)
     say_refused([rule.to_json() for rule in chosen.refused])
     session = chosen.native.session((source.get("product"), source.get("category"), source.get("service")))
     least = Severity.parse(level) if level else Severity.INFO
     found: Counter[str] = Counter()
     highest: Severity | None = None
-    pieces = read_pieces(files[0]) if len(files) == 1 else merged_pieces(files, reading)
-    for piece in pieces:
+    problems: list[InputError] = []
+    for piece in all_pieces(files, reading, problems):
         before = session.rows
         detections = (
             session.feed(piece.data)
@@ -94,18 +97,23 @@ def detect(
             highest = severity if highest is None else max(highest, severity)
             found[str(severity)] += 1
             _show(value, piece, before, json=json, brief=brief)
-    for rule_id, health in chosen.judges.health.items():
-        if health.disabled or health.errors:
-            say(f"error: rule {safe(rule_id)} — {safe(health.disabled or health.last_error)}")
+    for problem in problems:
+        print_error(problem)
+    failing = {rule: state for rule, state in chosen.judges.health.items() if state.disabled or state.errors}
+    for rule_id, health in failing.items():
+        say(f"error: rule {safe(rule_id)} — {safe(health.disabled or health.last_error)}")
     total = found.total()
     by_level = ", ".join(f"{found[str(one)]} {one}" for one in sorted(Severity, reverse=True) if found[str(one)])
     say(
         f"{total} detections{f' ({by_level})' if total else ''} in {session.rows:,} events, {len(chosen.rules):,} rules"
     )
-    if chosen.refused:
-        raise typer.Exit(1)
+    # Whoever asked for a limit acts on 4: a finding must not hide behind a rule that could not be used.
     if fail_on and highest is not None and highest >= Severity.parse(fail_on):
         raise typer.Exit(4)
+    if problems:
+        raise typer.Exit(InputError.exit_code)
+    if chosen.refused or failing:
+        raise typer.Exit(1)
 
 
 def _show(value: dict[str, Any], piece: Piece, before: int, *, json: bool, brief: bool) -> None:

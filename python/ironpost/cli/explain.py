@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Events of a file that are explained.
 _MAX_EXPLAINED = 1000
+#: One word with a slash, or with a suffix as files of records have one: no log line is like that.
+_LIKE_A_PATH = re.compile(r"[^\s{]*(?:/|\.[A-Za-z][A-Za-z0-9]{0,9}$)[^\s{]*")
 
 
 def explain_rules(
@@ -43,7 +46,7 @@ def explain_rules(
     reading.check()
     source = logsource_of(logsource)
     data = _event_data(event)
-    chosen = load_rules(rules, config)
+    chosen = load_rules(rules, config, needed=True)
     say_refused([one.to_json() for one in chosen.refused])
     ids = _chosen_ids(chosen, rule or [])
     events = data if reading.is_events(data) else reading.parse(data)
@@ -82,6 +85,11 @@ def _event_data(event: str) -> bytes:
     if event == "-":
         lines = typer.get_binary_stream("stdin").readlines(_MAX_EXPLAINED * 4096)
     elif event.lstrip()[:1] == "{" or not _is_file(event):
+        if _LIKE_A_PATH.fullmatch(event):
+            raise ConfigError(
+                f"there is no file {event!r}",
+                hint="a log line is read from standard input too: ironpost rules explain -",
+            )
         lines = [event.encode("utf-8", "surrogateescape")]
     else:
         with Path(event).open("rb") as file:

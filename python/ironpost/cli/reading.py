@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import bz2
+import codecs
 import gzip
 import heapq
 import json
@@ -12,6 +13,7 @@ import os
 import re
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +22,7 @@ from typing import Annotated, Any, BinaryIO, TypeGuard
 
 import typer
 
-from ironpost.errors import ConfigError, ParseError
+from ironpost.errors import ConfigError, InputError, ParseError
 
 _PIECE_BYTES = 4 * 1024 * 1024
 #: Pieces of merged files: each is parsed twice, once for its times.
@@ -36,6 +38,20 @@ _PROGRESS_SECONDS = 0.5
 _EMPTY = frozenset({b"", b"\r"})
 #: How records of the Linux audit system begin.
 _AUDIT = re.compile(rb"(node=\S+ )?type=\S+ msg=audit\(\d+\.\d+:\d+\):")
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
+_SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz"}
+#: First bytes of files that are no logs as they are: what they are and the way out.
+_NO_LOGS = {
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "zstd -dc FILE | ironpost … -"),
+    b"\x04\x22\x4d\x18": ("compressed by lz4", "lz4 -dc FILE | ironpost … -"),
+    b"PK\x03\x04": ("a zip archive", "unzip -p FILE | ironpost … -"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "7z x -so FILE | ironpost … -"),
+    b"ElfFile\x00": ("a Windows event log (EVTX)", "evtx_dump -o jsonl FILE | ironpost … -"),
+    b"LPKSHHRH": ("a journal file of systemd", "journalctl -o json --file FILE | ironpost … -"),
+}
+_UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+#: What ``evtx_dump -o json`` writes above each event.
+_HEADING = re.compile(r"Record \d+[ \t]*\r?\n")
 
 FileArgument = Annotated[str, typer.Argument(metavar="FILE|-", help="Log file, or - for standard input.")]
 FilesArgument = Annotated[
@@ -89,7 +105,7 @@ class Piece:
         data: Lines, or a list of records that have several lines.
         file: As it was named.
         line: Number of the first line in the file.
-        offset: Byte of the first line, in the unpacked file.
+        offset: Byte of the first line, in the unpacked file; negative when the file is no UTF-8.
         places: Per record (file, line, offset), when the records are not simply one after another.
     """
 
@@ -118,8 +134,8 @@ class Piece:
         lines = self.data.split(b"\n") if isinstance(self.data, bytes) else []
         for number, line in enumerate(lines, self.line):
             if line not in _EMPTY:
-                yield self.file, number, offset
-            offset += len(line) + 1
+                yield self.file, number, max(offset, -1)
+            offset += len(line) + 1 if offset >= 0 else 0
 
 
 def logsource_of(text: str) -> dict[str, str]:
@@ -136,12 +152,17 @@ def logsource_of(text: str) -> dict[str, str]:
 
 
 def read_pieces(file: str, *, progress: bool = True) -> Iterator[Piece]:
-    """Yields a file in pieces of whole lines, as soon as there is one: standard input may never end."""
+    """Yields a file in pieces of whole lines, as soon as there is one: standard input may never end.
+
+    Raises:
+        InputError: For a file that is no log, and, after all that could be read, for one that is cut or damaged.
+    """
     with _opened(file) as raw:
         first = os.read(raw.fileno(), _PIECE_BYTES)
         shown = _Progress(raw, file) if progress else None
-        read = _unpacked(raw, first)
-        start = read(_PIECE_BYTES)
+        _refuse_no_logs(file, first)
+        read = _unpacked(raw, first, file)
+        start, read, offset = _as_utf8(read(_PIECE_BYTES), read)
         if _is_one_value(start):
             yield from _values(file, start, read)
             return
@@ -149,21 +170,31 @@ def read_pieces(file: str, *, progress: bool = True) -> Iterator[Piece]:
             yield from _audit_events(file, _whole_lines(start, read), shown)
             return
         line = 1
-        offset = 0
         for data in _whole_lines(start, read):
             converted = _journal(data) if b'"__REALTIME_TIMESTAMP"' in data[:8192] else data
             yield Piece(converted, file, line, offset)
             line += data.count(b"\n")
-            offset += len(data)
+            offset += len(data) if offset >= 0 else 0
             if shown:
                 shown.step()
         if shown:
             shown.end()
 
 
-def merged_pieces(files: Sequence[str], reading: Reading) -> Iterator[Piece]:
-    """Yields the records of several files in order of time; one without a time follows the one before it."""
-    streams = [_timed(number, file, reading) for number, file in enumerate(files)]
+def all_pieces(files: Sequence[str], reading: Reading, problems: list[InputError]) -> Iterator[Piece]:
+    """Yields the records of files, of several in order of time; what can't be read is listed and stops no other."""
+    if len(files) > 1:
+        yield from _in_order(files, reading, problems)
+        return
+    try:
+        yield from read_pieces(files[0])
+    except InputError as error:
+        problems.append(error)
+
+
+def _in_order(files: Sequence[str], reading: Reading, problems: list[InputError]) -> Iterator[Piece]:
+    """A record without a time follows the one before it."""
+    streams = [_timed(number, file, reading, problems) for number, file in enumerate(files)]
     waiting: list[bytes] = []
     places: list[tuple[str, int, int]] = []
     size = 0
@@ -185,15 +216,20 @@ def _merged(records: list[bytes], places: list[tuple[str, int, int]], *, is_even
     return Piece(b"\n".join(records) + b"\n" if is_events else records, places[0][0], places=places)
 
 
-def _timed(number: int, file: str, reading: Reading) -> Iterator[tuple[str, int, bytes, tuple[str, int, int]]]:
+def _timed(
+    number: int, file: str, reading: Reading, problems: list[InputError]
+) -> Iterator[tuple[str, int, bytes, tuple[str, int, int]]]:
     last = ""
-    for piece in read_pieces(file, progress=False):
-        lines = piece.records()
-        times = reading.parse(piece.data).column("@timestamp")
-        for index, line in enumerate(lines):
-            moment = times[index] if index < len(times) else None
-            last = moment.removesuffix("Z") if moment else last
-            yield last, number, line, piece.place(index)
+    try:
+        for piece in read_pieces(file, progress=False):
+            lines = piece.records()
+            times = reading.parse(piece.data).column("@timestamp")
+            for index, line in enumerate(lines):
+                moment = times[index] if index < len(times) else None
+                last = moment.removesuffix("Z") if moment else last
+                yield last, number, line, piece.place(index)
+    except InputError as error:
+        problems.append(error)
 
 
 def _opened(file: str) -> BinaryIO:
@@ -218,15 +254,58 @@ class _Joined:
         return True
 
 
-def _unpacked(raw: BinaryIO, start: bytes) -> Callable[[int], bytes]:
+def _refuse_no_logs(file: str, start: bytes) -> None:
+    for magic, (what, way) in _NO_LOGS.items():
+        if start.startswith(magic):
+            raise InputError(f"is {what}, which is not read", path=file, hint=way.replace("FILE", file))
+    wanted = _SUFFIXES.get(Path(file).suffix.lower())
+    if wanted and not start.startswith(_COMPRESSED):
+        reason = f"is no {wanted} file in spite of its name" if start else "is empty, not even a compressed file"
+        raise InputError(reason, path=file, hint="give it the name of what it holds, or fetch it again")
+
+
+def _unpacked(raw: BinaryIO, start: bytes, file: str) -> Callable[[int], bytes]:
     joined: Any = _Joined(start, raw)
     if start.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=joined).read1
-    if start.startswith(b"BZh"):
-        return bz2.BZ2File(joined).read1
-    if start.startswith(b"\xfd7zXZ\x00"):
-        return lzma.LZMAFile(joined).read1
-    return joined.read  # type: ignore[no-any-return]
+        unpack: Callable[[int], bytes] = gzip.GzipFile(fileobj=joined).read1
+    elif start.startswith(b"BZh"):
+        unpack = bz2.BZ2File(joined).read1
+    elif start.startswith(b"\xfd7zXZ\x00"):
+        unpack = lzma.LZMAFile(joined).read1  # noqa: SIM115 - what is below it gets closed
+    else:
+        return joined.read  # type: ignore[no-any-return]
+
+    def read(size: int) -> bytes:
+        try:
+            return unpack(size)
+        except EOFError:
+            reason = "ends too early (compressed data is cut)"
+        except (OSError, zlib.error, lzma.LZMAError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            reason = f"holds damaged compressed data ({error})"
+        hint = "what came before was read; fetch the file again for the rest"
+        raise InputError(reason, path=file, hint=hint)
+
+    return read
+
+
+def _as_utf8(start: bytes, read: Callable[[int], bytes]) -> tuple[bytes, Callable[[int], bytes], int]:
+    """The same without a byte order mark and as UTF-8, and the offset of what is first; -1 when it was UTF-16."""
+    if start.startswith(codecs.BOM_UTF8):
+        return start[len(codecs.BOM_UTF8) :], read, len(codecs.BOM_UTF8)
+    encoding = _UTF16.get(start[:2])
+    if encoding is None:
+        return start, read, 0
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+
+    def decoded(size: int) -> bytes:
+        while piece := read(size):
+            if text := decoder.decode(piece):
+                return text.encode("utf-8", "replace")
+        return decoder.decode(b"", final=True).encode("utf-8", "replace")
+
+    return decoder.decode(start[2:]).encode("utf-8", "replace"), decoded, -1
 
 
 def _whole_lines(start: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
@@ -241,7 +320,12 @@ def _whole_lines(start: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
         elif len(rest) > _LONGEST_LINE_BYTES:
             yield rest
             rest = b""
-        piece = read(_PIECE_BYTES)
+        try:
+            piece = read(_PIECE_BYTES)
+        except InputError:
+            if rest:
+                yield rest  # the line in which the file is cut
+            raise
     if rest:
         yield rest
 
@@ -283,18 +367,18 @@ def _audit_events(file: str, pieces: Iterator[bytes], shown: _Progress | None) -
 
 
 def _is_one_value(start: bytes) -> bool:
-    """A JSON list of events, or an event over several lines."""
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    """A JSON list of events, an event over several lines, or events under headings."""
+    text = start.lstrip(b" \t\r\n")
+    if _HEADING.match(text[:64].decode("latin-1")):
+        return True
     return (text[:1] == b"[" and text[1:].lstrip()[:1] == b"{") or text.split(b"\n", 1)[0].strip() == b"{"
 
 
 def _values(file: str, start: bytes, read: Callable[[int], bytes]) -> Iterator[Piece]:
     """One piece per run of JSON values; their place is the line on which they begin."""
-    import codecs
-
     decoder = json.JSONDecoder()
     bytes_in = codecs.getincrementaldecoder("utf-8")("replace")
-    text = bytes_in.decode(start).lstrip("\ufeff")
+    text = bytes_in.decode(start)
     line, more = 1, True
     while True:
         made: list[bytes] = []
@@ -302,8 +386,13 @@ def _values(file: str, start: bytes, read: Callable[[int], bytes]) -> Iterator[P
         at = 0
         while True:
             begin = at
-            while at < len(text) and text[at] in " \t\r\n,[]":
-                at += 1
+            while at < len(text):
+                if text[at] in " \t\r\n,[]":
+                    at += 1
+                elif heading := _HEADING.match(text, at):
+                    at = heading.end()
+                else:
+                    break
             line += text.count("\n", begin, at)
             try:
                 value, end = decoder.raw_decode(text, at)

@@ -34,16 +34,27 @@ SHOWN = 20
 RulesOption = Annotated[list[Path] | None, typer.Option("--rules", "-r", help="Rules; without it, those in use.")]
 
 
-def load_rules(directories: list[Path] | None, config: Path | None, *, cached: bool = True) -> RuleSet:
-    """Loads the named rules, or those in use."""
+def load_rules(
+    directories: list[Path] | None, config: Path | None, *, cached: bool = True, needed: bool = False
+) -> RuleSet:
+    """Loads the named rules, or those in use; when they are needed, finding none at all is an error."""
     from ironpost.config import decide_places
     from ironpost.detections import RuleSet
 
     cache: Literal["user"] | None = "user" if cached else None
     if directories:
-        return RuleSet.load(*directories, cache=cache)
-    places = decide_places(load_configuration(config), environment=os.environ)
-    return RuleSet.load(*places.rule_dirs, field_maps=places.field_map_dirs, cache=cache, python_files=True)
+        rules = RuleSet.load(*directories, cache=cache)
+    else:
+        places = decide_places(load_configuration(config), environment=os.environ)
+        directories = list(places.rule_dirs)
+        rules = RuleSet.load(*directories, field_maps=places.field_map_dirs, cache=cache, python_files=True)
+    if needed and not rules.rules and not rules.refused:
+        # A wrong path in a pipeline must not look like a host on which nothing happened.
+        raise ConfigError(
+            f"no rules in {', '.join(map(str, directories))}",
+            hint="name a .yml file with rules, or a directory that has some; without a path the rules in use are taken",
+        )
+    return rules
 
 
 def rule_directories(config: Path | None) -> tuple[Path, ...]:
@@ -90,13 +101,14 @@ def check_rules(
 ) -> None:
     """Say what is refused and why, what is probably not meant, and how much nothing here can feed.
 
-    Exit code 1 when a rule is refused, with --strict also on warnings.
+    Findings go to stdout, the summary is the last line of it. Exit code 1 when a rule is refused, with --strict also on
+    warnings; 2 when there are no rules at all.
     """
     from ironpost.authoring import lint, to_sarif
     from ironpost.cli import _version
 
     paths = directories or list(rule_directories(config))
-    rules = load_rules(paths, config, cached=False)
+    rules = load_rules(paths, config, cached=False, needed=True)
     found = lint(rules, paths)
     counts = Counter(finding.severity for finding in found)
     if sarif:
@@ -127,13 +139,13 @@ def _show_findings(found: list[Finding], *, notes: bool) -> None:
     for finding in found:
         if finding.severity == "note" and not notes:
             continue
-        say(
+        print_line(
             f"{finding.severity}: {safe(finding.path)}:{finding.line} — {safe(finding.reason)} [{finding.code}]"
             if finding.code != "refused"
             else f"error: {safe(finding.path)}:{finding.line} — {safe(finding.reason)}"
         )
         if finding.hint:
-            say(f"hint: {safe(finding.hint)}")
+            print_line(f"hint: {safe(finding.hint)}")
 
 
 @rules_app.command("test")
@@ -150,11 +162,11 @@ def run_rule_cases(
 ) -> None:
     """Run the cases that stand beside rules: x.test.yml, or x/match.log and x/nomatch.ndjson, for x.yml.
 
-    Exit code 1 when a case fails or can't be used, or a rule is refused.
+    Exit code 1 when a case fails or can't be used, or a rule is refused; 2 when there are no rules at all.
     """
     from ironpost.authoring import find_cases, run_cases
 
-    rules = load_rules(directories, config)
+    rules = load_rules(directories, config, needed=True)
     found, broken = find_cases(rules, cases or ())
     reports = list(run_cases(rules, found, year=year))
     tested = {report.case.rule_id for report in reports}
