@@ -82,14 +82,16 @@ def detect(
     found: Counter[str] = Counter()
     highest: Severity | None = None
     problems: list[InputError] = []
+    unread = 0
     for piece in all_pieces(files, reading, problems):
         before = session.rows
-        detections = (
-            session.feed(piece.data)
-            if reading.is_events(piece.data)
+        if reading.is_events(piece.data):
+            detections = session.feed(piece.data)
+        else:
             # As parsed: each row keeps its own log source; a rule for one service never sees another's lines.
-            else session.feed_batch(reading.parse(piece.data))
-        )
+            batch = reading.parse(piece.data)
+            unread += batch.column("event.format").count(None)
+            detections = session.feed_batch(batch)
         for value in chosen.judges(json_module.loads(detections)):
             severity = Severity.parse(value["level"])
             if severity < least:
@@ -97,6 +99,9 @@ def detect(
             highest = severity if highest is None else max(highest, severity)
             found[str(severity)] += 1
             _show(value, piece, before, json=json, brief=brief)
+    if format != "auto" and unread and unread == session.rows:
+        reason = f"not one of {unread:,} records is {format}"
+        problems.append(InputError(reason, path=files[0], hint="without --format it is told from the records"))
     for problem in problems:
         print_error(problem)
     failing = {rule: state for rule, state in chosen.judges.health.items() if state.disabled or state.errors}
@@ -107,6 +112,8 @@ def detect(
     say(
         f"{total} detections{f' ({by_level})' if total else ''} in {session.rows:,} events, {len(chosen.rules):,} rules"
     )
+    if unread:
+        say(f"{unread:,} records were in no known format: only their text was judged")
     # Whoever asked for a limit acts on 4: a finding must not hide behind a rule that could not be used.
     if fail_on and highest is not None and highest >= Severity.parse(fail_on):
         raise typer.Exit(4)

@@ -96,3 +96,13 @@ def test_findings_win_over_refused_rules(tmp_path: Path, log: Path) -> None:
         reply = run("detect", "-r", str(tmp_path), *more, str(log))
         assert "bad.yml" in reply.stderr
         assert reply.returncode == code
+
+
+def test_records_in_another_format_are_counted(tmp_path: Path, log: Path) -> None:
+    reply = run("detect", "--format", "json", str(log))
+    assert reply.returncode == 10
+    assert f"{log} — not one of 6 records is json" in reply.stderr
+    log.write_text('{"a": 1}\n{"a":\n')
+    reply = run("detect", "--format", "json", str(log))
+    assert reply.returncode == 0
+    assert "1 records were in no known format" in reply.stderr
