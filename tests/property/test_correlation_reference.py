@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -136,6 +137,9 @@ def rows(events: list[Seen]) -> list[dict[str, Any]]:
 def test_the_engine_reports_what_the_reference_does(kind: str, data: st.DataObject) -> None:
     plan = data.draw(plans(kind))
     events = ordered(data.draw(EVENTS), data.draw(st.sampled_from([0, 0, 3, 20, 60])))
+    if kind.startswith("temporal"):
+        # A record that several rules match is judged after each of them (docs/reference/rules.md).
+        events = [replace(event, rules=frozenset([min(event.rules)])) for event in events]
     text = sigma(plan)
     rules = RuleSet.from_text(text)
     if rules.refused:
