@@ -470,9 +470,15 @@ pub(crate) fn is_raw(row: RowRef<'_>, cell: &Cell) -> bool {
 }
 
 /// The raw record, when it is text a keyword may search: the raw form of a JSON object would add its keys and escapes.
+/// Of an object whose values are not all there, it is what can't hide them.
 pub(crate) fn raw_value(row: RowRef<'_>) -> Option<Value<'_>> {
     let raw = row.raw();
-    (!raw.is_empty() && raw.first() != Some(&b'{')).then_some(Value { kind: ValueKind::Text, bytes: raw })
+    let read_as_json = || {
+        matches!(row.info().format, "json" | "docker")
+            && !row.info().truncated
+            && raw.trim_ascii_start().starts_with(b"{")
+    };
+    (!raw.is_empty() && !read_as_json()).then_some(Value { kind: ValueKind::Text, bytes: raw })
 }
 
 /// Compares a value with the values of another field.

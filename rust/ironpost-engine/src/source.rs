@@ -76,6 +76,8 @@ pub(crate) struct Counters {
     parsed: AtomicU64,
     unparsed: AtomicU64,
     empty: AtomicU64,
+    /// Of the parsed ones: a bound left values out.
+    truncated: AtomicU64,
     matched: AtomicU64,
     lost: [AtomicU64; LOSSES.len()],
     notes: [AtomicU64; NOTES.len()],
@@ -92,6 +94,10 @@ impl Counters {
         self.parsed.fetch_add(parsed, Ordering::Relaxed);
         self.unparsed.fetch_add(unparsed, Ordering::Relaxed);
         self.empty.fetch_add(empty, Ordering::Relaxed);
+    }
+
+    pub(crate) fn truncated(&self, records: u64) {
+        self.truncated.fetch_add(records, Ordering::Relaxed);
     }
 
     pub(crate) fn matched(&self, rows: u64) {
@@ -130,6 +136,7 @@ impl Counters {
             (&self.parsed, &other.parsed),
             (&self.unparsed, &other.unparsed),
             (&self.empty, &other.empty),
+            (&self.truncated, &other.truncated),
             (&self.matched, &other.matched),
         ];
         let lost = self.lost.iter().zip(&other.lost);
@@ -147,7 +154,8 @@ impl Counters {
             .collect();
         let mut object = json!({
             "received": get(&self.received), "bytes": get(&self.bytes), "parsed": get(&self.parsed),
-            "unparsed": get(&self.unparsed), "empty": get(&self.empty), "matched": get(&self.matched),
+            "unparsed": get(&self.unparsed), "empty": get(&self.empty),
+            "truncated": get(&self.truncated), "matched": get(&self.matched),
             "lost": lost,
         });
         for (note, name) in NOTES {

@@ -192,6 +192,7 @@ impl Worker {
         plan.compiled.evaluate(&batch, &mut self.scratch, &mut matches);
         let counters = &chunk.source.counters;
         counters.parsed(counts.parsed, counts.unparsed, counts.empty);
+        counters.truncated(batch.truncated());
         counters.lost(Loss::BatchFull, counts.refused);
         if matches.is_empty() {
             self.batch = Some(batch);

@@ -1,6 +1,7 @@
 //! Event batches: rows of cells over one byte buffer.
 
 use crate::fields::{FieldId, FieldTable};
+use rustc_hash::FxHashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,6 +91,8 @@ pub struct RowInfo {
     pub logsource: u16,
     /// How many occurrences the line stands for (syslog "message repeated N times"), at least 1.
     pub repeat: u32,
+    /// A bound left values of the record out: its fields are not all there is.
+    pub truncated: bool,
     /// Name of the parser that understood the row, `event.format`; empty when none did.
     pub format: &'static str,
     cells: Range<u32>,
@@ -137,6 +140,13 @@ pub(crate) struct Mark {
     cells: usize,
 }
 
+impl Mark {
+    /// Number of cells so far.
+    pub(crate) fn cells(self) -> usize {
+        self.cells
+    }
+}
+
 /// The last time-zone offset that was looked up (zone rules are slow, log lines come in order).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ZoneCache {
@@ -153,6 +163,8 @@ pub struct EventBatch {
     rows: Vec<RowInfo>,
     logsources: Vec<Logsource>,
     pools: Vec<PoolUse>,
+    /// Of the row being built.
+    truncated: bool,
     pub(crate) zone_cache: ZoneCache,
 }
 
@@ -166,6 +178,7 @@ impl EventBatch {
             rows: Vec::new(),
             logsources: vec![Logsource::default()],
             pools: Vec::new(),
+            truncated: false,
             zone_cache: ZoneCache::default(),
         }
     }
@@ -196,6 +209,39 @@ impl EventBatch {
         self.cells.clear();
         self.rows.clear();
         self.pools.clear();
+        self.truncated = false;
+    }
+
+    /// Of the row being built: a bound left values out.
+    pub(crate) fn mark_truncated(&mut self) {
+        self.truncated = true;
+    }
+
+    /// Number of rows that a bound left values out of.
+    pub fn truncated(&self) -> u64 {
+        self.rows.iter().filter(|row| row.truncated).count() as u64
+    }
+
+    /// Of the cells from `first` on, takes out those that have the name of one in `chosen` and are none of these.
+    ///
+    /// `chosen` are indices in rising order.
+    pub(crate) fn prefer(&mut self, first: usize, chosen: &[usize]) {
+        let buffer = &self.buffer;
+        let name_of = |cell: &Cell| match cell.field {
+            FieldId::UNREGISTERED => Err(&buffer[cell.name.range()]),
+            known => Ok(known),
+        };
+        let names: FxHashSet<_> = chosen.iter().map(|&index| name_of(&self.cells[index])).collect();
+        let mut chosen = chosen.iter().copied().peekable();
+        let mut kept = first;
+        for index in first..self.cells.len() {
+            let cell = self.cells[index];
+            if chosen.next_if_eq(&index).is_some() || !names.contains(&name_of(&cell)) {
+                self.cells[kept] = cell;
+                kept += 1;
+            }
+        }
+        self.cells.truncate(kept);
     }
 
     pub(crate) fn mark(&self) -> Mark {
@@ -206,6 +252,7 @@ impl EventBatch {
     pub(crate) fn roll_back(&mut self, mark: Mark) {
         self.buffer.truncate(mark.buffer);
         self.cells.truncate(mark.cells);
+        self.truncated = false;
         self.pools.retain(|pool| (pool.base as usize) < mark.buffer);
     }
 
@@ -330,6 +377,7 @@ impl EventBatch {
             self.push_cell(Cell { field, kind: cell.kind, name, value });
         }
         let source = self.logsource_id(logsource.unwrap_or_else(|| row.logsource()));
+        self.truncated = info.truncated;
         self.finish_row(raw, info.timestamp, offset + info.position, source, info.repeat, info.format);
         Ok(())
     }
@@ -346,7 +394,9 @@ impl EventBatch {
     ) {
         let start = self.rows.last().map_or(0, |row| row.cells.end);
         let cells = start..self.cells.len() as u32;
-        self.rows.push(RowInfo { raw, timestamp, position, logsource, repeat: repeat.max(1), format, cells });
+        let truncated = std::mem::take(&mut self.truncated);
+        let repeat = repeat.max(1);
+        self.rows.push(RowInfo { raw, timestamp, position, logsource, repeat, truncated, format, cells });
     }
 }
 

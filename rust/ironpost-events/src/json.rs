@@ -1,12 +1,12 @@
 //! A bounded JSON reader that walks the leaves of one object without recursion.
 
-/// Longest record.
+/// Values that begin behind this many bytes of a record are left out.
 pub(crate) const MAX_BYTES: usize = 1 << 20;
-/// Deepest nesting of objects and arrays.
+/// Deepest nesting of objects and arrays; what stands deeper is one text, as it is written.
 pub(crate) const MAX_DEPTH: usize = 32;
-/// Most values in one record.
+/// Most values of one record; further ones are left out. A cell takes 20 bytes, so a record 80 KiB.
 pub(crate) const MAX_LEAVES: usize = 4096;
-/// Bytes of all dotted names together.
+/// Bytes of all dotted names together; values beyond are left out.
 pub(crate) const MAX_NAMES: usize = 4 << 20;
 
 /// A value that is no object and no array.
@@ -27,16 +27,29 @@ pub(crate) enum Leaf<'a> {
 pub(crate) enum JsonError {
     #[error("not a JSON object")]
     Syntax,
-    #[error("JSON longer than 1 MiB")]
-    TooLong,
-    #[error("JSON nested deeper than 32")]
-    TooDeep,
-    #[error("JSON with more than 4096 values")]
-    TooManyValues,
-    #[error("JSON names longer than 4 MiB")]
-    NamesTooLong,
     #[error("event batch is full")]
     Full,
+}
+
+/// Which bound left values of a record out; the first one met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    TooLong,
+    TooDeep,
+    TooManyValues,
+    NamesTooLong,
+}
+
+impl Cut {
+    /// The bound, for people.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::TooLong => "JSON longer than 1 MiB",
+            Self::TooDeep => "JSON nested deeper than 32",
+            Self::TooManyValues => "JSON with more than 4096 values",
+            Self::NamesTooLong => "JSON names longer than 4 MiB",
+        }
+    }
 }
 
 const LOW_BITS: u64 = 0x0101_0101_0101_0101;
@@ -154,6 +167,28 @@ impl<'a> Reader<'a> {
         Ok(if float { Leaf::Float(text) } else { Leaf::Integer(text) })
     }
 
+    /// The text of an object or array whose bracket is next, whatever its nesting; only strings and brackets are looked at.
+    fn container(&mut self) -> Result<&'a [u8], JsonError> {
+        let start = self.at;
+        let mut open = 0_usize;
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    self.string()?;
+                    continue;
+                }
+                Some(b'{' | b'[') => open += 1,
+                Some(b'}' | b']') => open -= 1, // the first byte opens, and the loop ends when nothing is open
+                Some(_) => {}
+                None => return Err(JsonError::Syntax),
+            }
+            self.at += 1;
+            if open == 0 {
+                return Ok(&self.text[start..self.at]);
+            }
+        }
+    }
+
     fn leaf(&mut self) -> Result<Leaf<'a>, JsonError> {
         let rest = &self.text[self.at..];
         let leaf = match rest.first() {
@@ -179,43 +214,55 @@ impl<'a> Reader<'a> {
 struct Level {
     object: bool,
     name: usize,
+    /// What stands here is named by one key of the outermost object alone.
+    flat: bool,
 }
 
-/// The dotted name of a leaf; `Some` of the text's own bytes when it stands there as it is.
-pub(crate) type InText<'a> = Option<&'a [u8]>;
+/// How the dotted name of a leaf stands in the record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// The text's own bytes, when the name stands there as it is.
+    pub(crate) in_text: Option<&'a [u8]>,
+    /// The name is one key of the outermost object, no path.
+    pub(crate) flat: bool,
+}
 
 /// Calls `each` with dotted name and value for every leaf of the object that `text` is, in order.
 ///
 /// Array elements repeat the array's name. Duplicate keys are reported as often as they occur. An object is reported
-/// before what stands in it (of an array's objects the first), an empty array instead.
+/// before what stands in it (of an array's objects the first), an empty array instead. Beyond a bound values are left
+/// out and the bound is returned; the record is read to its end all the same.
 pub(crate) fn walk<'a>(
     text: &'a [u8],
-    mut each: impl FnMut(&[u8], InText<'a>, Leaf<'a>) -> Result<(), JsonError>,
-) -> Result<(), JsonError> {
-    if text.len() > MAX_BYTES {
-        return Err(JsonError::TooLong);
-    }
+    mut each: impl FnMut(&[u8], Place<'a>, Leaf<'a>) -> Result<(), JsonError>,
+) -> Result<Option<Cut>, JsonError> {
     let mut reader = Reader { text, at: 0 };
     let mut name: Vec<u8> = Vec::with_capacity(64);
     let mut levels: Vec<Level> = Vec::with_capacity(8);
     let (mut leaves, mut names) = (0, 0);
     reader.skip_space();
     reader.eat(b'{')?;
-    levels.push(Level { object: true, name: 0 });
+    levels.push(Level { object: true, name: 0, flat: true });
     let mut first = true;
-    let mut report = |name: &[u8], plain: InText<'a>, leaf| {
+    let mut cut = None;
+    let mut report = |begin: usize, name: &[u8], place: Place<'a>, leaf| {
         leaves += 1;
         names += name.len();
-        if leaves > MAX_LEAVES {
-            return Err(JsonError::TooManyValues);
-        }
-        if names > MAX_NAMES {
-            return Err(JsonError::NamesTooLong);
-        }
-        each(name, plain, leaf)
+        let beyond = if leaves > MAX_LEAVES {
+            Cut::TooManyValues
+        } else if begin >= MAX_BYTES {
+            Cut::TooLong
+        } else if names > MAX_NAMES {
+            Cut::NamesTooLong
+        } else {
+            return each(name, place, leaf);
+        };
+        cut.get_or_insert(beyond);
+        Ok(())
     };
+    let mut deep = false;
     while let Some(level) = levels.last() {
-        let (object, base) = (level.object, level.name);
+        let (object, base, flat, outermost) = (level.object, level.name, level.flat, levels.len() == 1);
         name.truncate(base);
         reader.skip_space();
         if reader.peek() == Some(if object { b'}' } else { b']' }) {
@@ -233,10 +280,10 @@ pub(crate) fn walk<'a>(
         let mut plain = None;
         if object {
             let (key, escaped) = reader.string()?;
-            if base == 0 && !escaped {
+            if outermost && !escaped {
                 plain = Some(key);
             } else {
-                if base > 0 {
+                if !outermost {
                     name.push(b'.');
                 }
                 unescape(key, &mut name);
@@ -246,10 +293,14 @@ pub(crate) fn walk<'a>(
             reader.skip_space();
         }
         match reader.peek() {
+            Some(b'{' | b'[') if levels.len() >= MAX_DEPTH => {
+                deep = true;
+                let begin = reader.at;
+                let leaf = Leaf::Text(reader.container()?, false);
+                report(begin, &name, Place { in_text: None, flat }, leaf)?;
+            }
             Some(open @ (b'{' | b'[')) => {
-                if levels.len() >= MAX_DEPTH {
-                    return Err(JsonError::TooDeep);
-                }
+                let begin = reader.at;
                 reader.at += 1;
                 if let Some(key) = plain {
                     name.extend_from_slice(key);
@@ -257,19 +308,23 @@ pub(crate) fn walk<'a>(
                 reader.skip_space();
                 let empty = open == b'[' && reader.peek() == Some(b']');
                 if empty || (open == b'{' && (object || leads)) {
-                    report(&name, plain, Leaf::Container)?;
+                    report(begin, &name, Place { in_text: plain, flat }, Leaf::Container)?;
                 }
-                levels.push(Level { object: open == b'{', name: name.len() });
+                levels.push(Level { object: open == b'{', name: name.len(), flat: flat && open == b'[' });
                 first = true;
             }
             _ => {
+                let begin = reader.at;
                 let leaf = reader.leaf()?;
-                report(plain.unwrap_or(&name), plain, leaf)?;
+                report(begin, plain.unwrap_or(&name), Place { in_text: plain, flat }, leaf)?;
             }
         }
     }
     reader.skip_space();
-    if reader.at == text.len() { Ok(()) } else { Err(JsonError::Syntax) }
+    if reader.at != text.len() {
+        return Err(JsonError::Syntax);
+    }
+    Ok(cut.or(deep.then_some(Cut::TooDeep)))
 }
 
 /// Appends the content of a JSON string without its escapes. A lone surrogate becomes U+FFFD.
@@ -364,7 +419,7 @@ mod tests {
                 Ok(())
             });
             let wanted = [b"x", text.as_bytes()].concat();
-            prop_assert_eq!(walked, Ok(()));
+            prop_assert_eq!(walked, Ok(None));
             prop_assert_eq!(found, vec![(b"k".to_vec(), wanted.clone()), (b"l".to_vec(), wanted)]);
         }
     }

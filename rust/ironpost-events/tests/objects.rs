@@ -73,26 +73,39 @@ fn a_journal_record_is_read_like_a_syslog_line() {
 
 #[test]
 fn hostile_json_is_bounded_and_kept_as_text() {
-    let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    let nearly = format!("{{\"a\":{}1{}}}", "[".repeat(31), "]".repeat(31));
-    let wide = format!("{{{}}}", (0..4097).map(|n| format!("\"k{n}\":1")).collect::<Vec<_>>().join(","));
-    let full = format!("{{{}}}", (0..4096).map(|n| format!("\"k{n}\":1")).collect::<Vec<_>>().join(","));
-    let long = format!("{{\"a\":\"{}\"}}", "x".repeat(1 << 20));
-    let names = format!("{{\"{}\":[{}1]}}", "k".repeat(2000), "1,".repeat(4000));
-    for (record, reason) in [
-        (&deep, Some("JSON nested deeper than 32")),
-        (&wide, Some("JSON with more than 4096 values")),
-        (&long, Some("JSON longer than 1 MiB")),
-        (&names, Some("JSON names longer than 4 MiB")),
-        (&nearly, None),
-        (&full, None),
+    let deep = format!("{{\"first\":7,\"a\":{}{},\"last\":8}}", "[".repeat(100_000), "]".repeat(100_000));
+    let nearly = format!("{{\"first\":7,\"a\":{}1{},\"last\":8}}", "[".repeat(31), "]".repeat(31));
+    let keys = |most| (0..most).map(|n| format!("\"k{n}\":1")).collect::<Vec<_>>().join(",");
+    let wide = format!("{{\"first\":7,{},\"last\":8}}", keys(4095));
+    let full = format!("{{\"first\":7,{},\"last\":8}}", keys(4094));
+    let long = format!("{{\"first\":7,\"a\":\"{}\",\"last\":8}}", "x".repeat(1 << 20));
+    let names = format!("{{\"first\":7,\"{}\":[{}1],\"last\":8}}", "k".repeat(2000), "1,".repeat(4000));
+    for (record, reason, last) in [
+        (&deep, Some("JSON nested deeper than 32"), true),
+        (&wide, Some("JSON with more than 4096 values"), false),
+        (&long, Some("JSON longer than 1 MiB"), false),
+        (&names, Some("JSON names longer than 4 MiB"), false),
+        (&nearly, None, true),
+        (&full, None, true),
     ] {
         let mut bench = Bench::new(Format::Auto);
-        let outcome = bench.record(record.as_bytes());
-        assert_eq!(outcome, if reason.is_some() { Outcome::Unparsed } else { Outcome::Parsed });
+        assert_eq!(bench.record(record.as_bytes()), Outcome::Parsed);
         let row = bench.last();
         assert_eq!(row.get("error.message").and_then(Value::as_str), reason);
+        assert_eq!(row.get("ironpost.truncated"), reason.map(|_| &Value::Bool(true)));
+        assert_eq!(bench.batch.row(0).info().truncated, reason.is_some());
+        assert_eq!(bench.batch.truncated(), u64::from(reason.is_some()));
+        assert_eq!(row["first"], 7);
+        assert_eq!(row.get("last"), last.then_some(&json!(8)), "{reason:?}");
         assert_eq!(row["event.original"].as_str().unwrap().len(), record.len());
+    }
+    let mut bench = Bench::new(Format::Auto);
+    let inner = format!("{{\"x\":\"evil ]\"{}", ",\"y\":[{}]}");
+    let row = bench.json(format!("{{\"a\":{}{inner}{}}}", "[".repeat(31), "]".repeat(31)).as_bytes());
+    assert_eq!(row["a"], inner, "what stands too deep is one text");
+    for cut in ["{\"a\":[[", "{\"a\":[\"", "{\"a\":{"] {
+        let record = format!("{{\"a\":{}{cut}", "[".repeat(40));
+        assert_eq!(Bench::new(Format::Auto).record(record.as_bytes()), Outcome::Unparsed, "{cut}");
     }
     for record in [
         "{",
@@ -129,6 +142,54 @@ fn an_event_cannot_claim_facts_of_its_source() {
         &json!({"container.id": "real", "message": "x", "event.format": "docker"}),
     );
     assert_eq!(bench.batch.row(0).logsource(), &facts.logsource);
+}
+
+#[test]
+fn an_event_cannot_claim_what_only_the_parser_says() {
+    for record in [
+        r#"{"k":"a","event":{"repeat":999999}}"#,
+        r#"{"k":"a","event.repeat":999999}"#,
+        r#"{"k":"a"," event.repeat ":999999}"#,
+        r#"{"k":"a","event":{"repeat ":999999}}"#,
+        r#"{"k":"a","event.\u0072epeat":999999}"#,
+        r#"{"k":"a","event":[{"repeat":999999}]}"#,
+        r#"{"k":"a","ironpost":{"truncated":true},"ironpost.truncated":true}"#,
+    ] {
+        let mut bench = Bench::new(Format::Auto);
+        let row = bench.json(record.as_bytes());
+        check(&row, &json!({"k": "a", "event.repeat": null, "ironpost.truncated": null}));
+        assert_eq!(bench.batch.row(0).info().repeat, 1, "{record}");
+        assert!(!bench.batch.row(0).info().truncated, "{record}");
+    }
+}
+
+#[test]
+fn a_flat_name_comes_before_a_path() {
+    for (record, expected) in [
+        (r#"{"a.b":"x","a":{"b":"y","c":"z"}}"#, json!({"a.b": "x", "a.c": "z"})),
+        (r#"{"a":{"b":"y"},"a.b":"x"}"#, json!({"a.b": "x"})),
+        (r#"{"a":{"b":"y"},"a.b":["x","w"]}"#, json!({"a.b": ["x", "w"]})),
+        (r#"{"a":{"b":"y"},"a\u002eb":"x"}"#, json!({"a.b": "x"})),
+        (r#"{"source":{"ip":"192.0.2.1"},"source.ip":"192.0.2.2"}"#, json!({"source.ip": "192.0.2.2"})),
+        (r#"{"a":[{"b":"y"},{"b":"z"}]}"#, json!({"a.b": ["y", "z"]})),
+        (r#"{"":{"b":"y"}}"#, json!({"b": null, ".b": "y"})),
+    ] {
+        check(&one(Format::Json, record), &expected);
+    }
+}
+
+#[test]
+fn blanks_count_unless_they_part_words() {
+    for (name, is) in [
+        (" source.ip", true),
+        ("source.ip ", true),
+        ("s o u r c e.ip", false),
+        ("source. ip", false),
+        ("source .ip", false),
+    ] {
+        let row = one(Format::Json, &format!("{{\"{name}\":\"192.0.2.1\"}}"));
+        assert_eq!(row.get("source.ip").is_some(), is, "{name:?}");
+    }
 }
 
 #[test]
@@ -249,6 +310,7 @@ fn our_own_ndjson_reads_back_the_same() {
         let mut first = first;
         for row in [&mut first, &mut again] {
             row.as_object_mut().unwrap().remove("event.format");
+            row.as_object_mut().unwrap().remove("event.repeat"); // no text says of itself how often it counts
         }
         assert_eq!(first, again);
     }

@@ -93,6 +93,7 @@ impl RuleSet {
                 compiled,
                 scratch: Scratch::new(),
                 rows: 0,
+                truncated: 0,
                 position: 0,
             }),
         })
@@ -117,6 +118,7 @@ struct State {
     correlator: Correlator,
     scratch: Scratch,
     rows: u64,
+    truncated: u64,
     position: u64,
 }
 
@@ -151,6 +153,7 @@ impl State {
             detection.row = u32::try_from(self.rows + u64::from(detection.row)).unwrap_or(u32::MAX);
         }
         self.rows += self.batch.len() as u64;
+        self.truncated += self.batch.truncated();
         detections
     }
 }
@@ -254,6 +257,12 @@ impl Session {
     #[getter]
     fn rows(&self) -> u64 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).rows
+    }
+
+    /// Number of events so far that a bound left values out of (`ironpost.truncated`).
+    #[getter]
+    fn truncated(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).truncated
     }
 
     fn __repr__(&self) -> String {

@@ -1,6 +1,6 @@
 //! JSON objects as rows: events of applications, journald, and Docker's log files.
 
-use super::{MAX_REPEAT, Parser, Row, SLOT_WEB, within};
+use super::{Parser, Row, SLOT_WEB, within};
 use crate::batch::{BatchError, Cell, Span, ValueKind};
 use crate::fields::{FieldId, FieldTable, ecs};
 use crate::json::{self, JsonError, Leaf};
@@ -27,11 +27,11 @@ const PID: [&str; 4] = ["process.pid", "pid", "SYSLOG_PID", "_PID"];
 const LEVEL: [&str; 3] = ["log.level", "level", "severity"];
 /// Keys that mean something else, each by itself.
 const OTHERS: [(&str, Means); 5] = [
-    ("event.repeat", Means::Repeat),
+    ("event.repeat", Means::Ours),
     ("event.original", Means::Original),
     ("event.action", Means::Action),
     ("event.category", Means::Category),
-    ("event.format", Means::Format),
+    ("event.format", Means::Ours),
 ];
 
 /// What a key of an object means to the parser.
@@ -45,11 +45,11 @@ enum Means {
     Program,
     Pid,
     Level,
-    Repeat,
+    /// What only the parser itself says of a record.
+    Ours,
     Original,
     Action,
     Category,
-    Format,
 }
 
 fn roles() -> impl Iterator<Item = (&'static str, Means, u8)> {
@@ -115,7 +115,7 @@ impl Best {
 }
 
 impl Parser {
-    /// Reads a JSON object; false (and only an `error.message`, when a limit is the reason) when it is none.
+    /// Reads a JSON object; false when it is none. What a bound leaves out is marked by `ironpost.truncated`.
     pub(super) fn json(&self, text: &[u8], base: u32, row: &mut Row<'_>) -> Result<bool, BatchError> {
         let before = row.batch.mark();
         let whole = Span { start: base, len: text.len() as u32 };
@@ -123,15 +123,17 @@ impl Parser {
         let mut original = false;
         // An event that already names its action was taken apart before: by us, or by whoever sent it.
         let (mut taken_apart, mut web) = (false, false);
-        let mut repeat = 1;
-        let walked = json::walk(text, |name, in_text, leaf| {
+        // Cells whose flat name has a dot, and whether any name is a path: the flat one counts, were both to say the same.
+        let (first_cell, mut dotted, mut paths) = (before.cells(), Vec::new(), false);
+        let walked = json::walk(text, |name, place, leaf| {
             let field = self.fields.find(name).unwrap_or(FieldId::UNREGISTERED);
             let (means, rank) = self.roles.of(field);
             // Facts of the source and our own verdicts can't be claimed by the text of an event, however it is spelled.
             let known =
                 if field == FieldId::UNREGISTERED { name } else { self.fields.name(field).as_bytes() };
-            if means == Means::Format
+            if means == Means::Ours
                 || known.starts_with(b"ironpost.trust")
+                || known.starts_with(b"ironpost.truncated")
                 || row.facts.names.iter().any(|fact| fact.as_bytes() == known)
             {
                 return Ok(());
@@ -159,19 +161,17 @@ impl Parser {
                 Means::Level if is_text => level.offer(rank, kind, span),
                 Means::Time if is_time => time.offer(rank, kind, span),
                 Means::Pid if is_time => pid.offer(rank, kind, span),
-                Means::Repeat => {
-                    if let Leaf::Integer(digits) = leaf {
-                        repeat =
-                            std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-                    }
-                    return Ok(());
-                }
                 Means::Original => original = true,
                 Means::Action => taken_apart = true,
                 Means::Category => web |= matches!(leaf, Leaf::Text(b"web", _)),
                 _ => {}
             }
-            let name = match in_text {
+            if !place.flat {
+                paths = true;
+            } else if memchr::memchr(b'.', name).is_some() {
+                dotted.push(row.batch.mark().cells());
+            }
+            let name = match place.in_text {
                 _ if field != FieldId::UNREGISTERED => Span::default(),
                 Some(name) => within(text, name, base),
                 None => row.batch.append(name).map_err(|_| JsonError::Full)?,
@@ -179,21 +179,26 @@ impl Parser {
             row.batch.push_cell(Cell { field, kind, name, value: span });
             Ok(())
         });
-        match walked {
-            Ok(()) => {}
+        let cut = match walked {
+            Ok(cut) => cut,
             Err(JsonError::Full) => return Err(BatchError("4 GiB of bytes")),
-            Err(error) => {
+            Err(JsonError::Syntax) => {
                 row.batch.roll_back(before);
                 row.push(ecs::EVENT_ORIGINAL, ValueKind::Text, whole);
-                if error != JsonError::Syntax {
-                    let reason = row.batch.append(error.to_string().as_bytes())?;
-                    row.push(ecs::ERROR_MESSAGE, ValueKind::Text, reason);
-                }
                 return Ok(false);
             }
+        };
+        if paths && !dotted.is_empty() {
+            row.batch.prefer(first_cell, &dotted);
         }
         row.format = "json";
-        row.repeat = repeat.clamp(1, MAX_REPEAT);
+        if let Some(cut) = cut {
+            row.batch.mark_truncated();
+            let reason = row.batch.append(cut.reason().as_bytes())?;
+            row.push(ecs::ERROR_MESSAGE, ValueKind::Text, reason);
+            let word = row.batch.append(b"true")?;
+            row.push(ecs::IRONPOST_TRUNCATED, ValueKind::Bool, word);
+        }
         if let Some((kind, span)) = time.value {
             let mut zones = row.batch.zone_cache;
             let text = row.batch.slice(span);
@@ -256,7 +261,8 @@ impl Parser {
             (name, _) if name.starts_with(b"attrs.") => Ok(()),
             _ => Err(JsonError::Syntax),
         });
-        let (Ok(()), Some((log, escaped)), Some(stream), Some(time)) = (walked, log, stream, time) else {
+        // The engine's own objects are small and flat; one that is cut is none of them.
+        let (Ok(None), Some((log, escaped)), Some(stream), Some(time)) = (walked, log, stream, time) else {
             return Ok(false);
         };
         let stamp = rfc3339(time, false, &self.completion, &mut row.batch.zone_cache);
