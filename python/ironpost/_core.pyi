@@ -379,6 +379,11 @@ class Session:
         """
         Number of events so far; the `row` of a detection counts from the session's first.
         """
+    @property
+    def truncated(self, /) -> int:
+        """
+        Number of events so far that a bound left values out of (`ironpost.truncated`).
+        """
 
 @final
 class Unread:

@@ -114,6 +114,8 @@ def detect(
     )
     if unread:
         say(f"{unread:,} records were in no known format: only their text was judged")
+    if session.truncated:
+        say(f"warning: {session.truncated:,} events have more than is read as fields; keywords search their whole text")
     # Whoever asked for a limit acts on 4: a finding must not hide behind a rule that could not be used.
     if fail_on and highest is not None and highest >= Severity.parse(fail_on):
         raise typer.Exit(4)

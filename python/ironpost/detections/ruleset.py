@@ -473,8 +473,24 @@ class _Loader:
                 if rule.kind == "correlation" and self._is_executable(rule, usable):
                     usable[rule.id] = rule
             self._rules = list(usable.values())
-            return RuleSet(tuple(self._rules), tuple(self._refused), judges=judges)
+            return self._together(judges)
         return rules
+
+    def _together(self, judges: Judges) -> RuleSet:
+        """What is usable alone may be too much for the others: the rule the engine names is taken out, and so again."""
+        while True:
+            rules = RuleSet(tuple(self._rules), tuple(self._refused), judges=judges)
+            try:
+                _ = rules.native
+            except RuleError as error:
+                named = [rule for rule in self._rules if error.reason.startswith((f"rule {rule.id}: ", f"correlation {rule.id}: "))]
+                if not named:
+                    raise
+                for rule in named:
+                    self._rules.remove(rule)
+                    self._refused.append(RefusedRule(rule.path, rule.line, error.reason, rule.id))
+            else:
+                return rules
 
     def _is_executable(self, rule: Rule, usable: Mapping[str, Rule] | None = None) -> bool:
         try:

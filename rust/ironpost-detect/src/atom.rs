@@ -113,6 +113,9 @@ impl LazyRegex {
     }
 }
 
+/// `?` in one value: what stands between two `*` is tried at every place of a text, so each costs a pass over it.
+const MAX_ONES: usize = 256;
+
 /// Largest compiled size of one regular expression, in bytes.
 const REGEX_SIZE_LIMIT: usize = 4 << 20;
 
@@ -156,7 +159,7 @@ impl Atom {
                     .parse::<IpNet>()
                     .or_else(|_| value.parse::<IpAddr>().map(IpNet::from))
                     .map_err(|_| format!("{value:?} is not a network such as 10.0.0.0/8"))?;
-                Test::Cidr(network.trunc())
+                Test::Cidr(canonical(network))
             }
             Op::Exists => Test::Exists,
             Op::Null => Test::Null,
@@ -277,6 +280,18 @@ fn address(text: &[u8]) -> Option<IpAddr> {
     text.split_once('%').map_or(text, |(address, _)| address).parse().ok()
 }
 
+/// A network with its own address, without host bits; one of IPv4-mapped IPv6 addresses is the IPv4 network it stands for.
+fn canonical(network: IpNet) -> IpNet {
+    let mapped = match network {
+        IpNet::V6(six) if six.prefix_len() >= 96 => six
+            .addr()
+            .to_ipv4_mapped()
+            .and_then(|address| IpNet::new(address.into(), six.prefix_len() - 96).ok()),
+        _ => None,
+    };
+    mapped.unwrap_or(network).trunc()
+}
+
 /// IPv4-mapped IPv6 addresses are judged as the IPv4 address they stand for.
 fn in_network(network: &IpNet, address: IpAddr) -> bool {
     network.contains(&address) || network.contains(&address.to_canonical())
@@ -313,6 +328,9 @@ fn glob(plan: &AtomPlan) -> Result<Test, String> {
             },
         });
     }
+    if compiled.iter().filter(|part| **part == GlobPart::One).count() > MAX_ONES {
+        return Err(format!("a value has at most {MAX_ONES} `?`"));
+    }
     if !compiled.is_empty() && compiled.iter().all(|part| *part == GlobPart::Many) {
         return Ok(Test::AnyText);
     }
@@ -334,20 +352,31 @@ fn compare(plan: &AtomPlan, accept: fn(Ordering) -> bool) -> Result<Test, String
 /// Epoch seconds of the years 1 to 9999; other numbers are no times.
 const TIMES: std::ops::Range<f64> = -62_135_596_800.0..253_402_300_800.0;
 
-/// A part of an RFC 3339 time or of epoch seconds, in the time's own offset (epoch: UTC).
+/// A part of an RFC 3339 time or date, or of epoch seconds; a part that is not there or none of the calendar's is none, in the time's own offset (epoch: UTC).
 fn time_part(text: &[u8], part: TimePart) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?.trim();
     if let Ok(seconds) = text.parse::<f64>() {
         return TIMES.contains(&seconds).then(|| part_of_epoch(seconds.floor() as i64, part));
     }
-    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
-    let separators =
-        text.get(4..5)? == "-" && text.get(7..8)? == "-" && text.get(13..14).is_none_or(|c| c == ":");
-    if !separators {
+    let number = |range: std::ops::Range<usize>| {
+        let digits = text.get(range).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+        digits.parse::<i64>().ok()
+    };
+    let date = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let is_date = text.get(4..5)? == "-"
+        && text.get(7..8)? == "-"
+        && civil_from_days(days_from_civil(date)) == date
+        && date.0 > 0;
+    let clock = match text.get(10..11) {
+        None => None, // a date has no hour
+        Some("T" | "t" | " ") if text.get(13..14)? == ":" => Some((number(11..13)?, number(14..16)?)),
+        Some(_) => return None,
+    };
+    let is_clock = clock.is_none_or(|(hour, minute)| hour < 24 && minute < 60);
+    if !is_date || !is_clock || (clock.is_none() && matches!(part, TimePart::Hour | TimePart::Minute)) {
         return None;
     }
-    let date = (number(0..4)?, number(5..7)?, number(8..10)?);
-    let (hour, minute) = (number(11..13).unwrap_or(0), number(14..16).unwrap_or(0));
+    let (hour, minute) = clock.unwrap_or_default();
     Some(chosen(date, hour, minute, part))
 }
 
@@ -527,6 +556,35 @@ mod tests {
         for text in ["garbage", "1e300", "-1e300", "inf", "nan", "1614000000000"] {
             assert_eq!(time_part(text.as_bytes(), TimePart::Year), None, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_no_time_has_no_parts() {
+        for text in [
+            "2026-01-01T99:59:00",
+            "2026-01-01T23:60",
+            "2026-77-01",
+            "2026-00-01",
+            "2026-02-30T00:00",
+            "2026-01-01T1:00",
+            "2026-01-01T10",
+            "2026-01-01x10:00",
+            "+026-01-01",
+            "0000-01-01",
+        ] {
+            assert_eq!(time_part(text.as_bytes(), TimePart::Year), None, "{text}");
+        }
+        assert_eq!(time_part(b"2026-01-01", TimePart::Hour), None);
+        assert_eq!(time_part(b"2026-01-01", TimePart::Minute), None);
+        assert_eq!(time_part(b"2026-01-01", TimePart::Month), Some(1));
+        assert_eq!(time_part(b"2024-02-29 23:59", TimePart::Hour), Some(23));
+    }
+
+    #[test]
+    fn a_mapped_network_is_the_ipv4_network() {
+        let mapped = canonical("::ffff:192.0.2.9/120".parse().unwrap());
+        assert_eq!(mapped, "192.0.2.0/24".parse().unwrap());
+        assert_eq!(canonical("2001:db8::1/32".parse().unwrap()), "2001:db8::/32".parse().unwrap());
     }
 
     #[test]

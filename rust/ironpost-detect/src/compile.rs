@@ -6,7 +6,7 @@ use crate::derive::{BoundDeriver, Deriver};
 use crate::explain::Written;
 use crate::lookup::{BoundLookup, Lookup, Lookups};
 use crate::needles::Commonness;
-use crate::plan::{AtomPlan, Expr, LogsourcePlan, Op, Plan, PlanError, RulePlan, VERSION};
+use crate::plan::{AtomPlan, Expr, LogsourcePlan, MAX_FIELDS, Op, Plan, PlanError, RulePlan, VERSION};
 use crate::program::Program;
 use ironpost_events::{FieldId, FieldTable};
 use rustc_hash::FxHashMap;
@@ -84,6 +84,14 @@ impl Interner {
         self.names.push(name.to_owned());
         self.ids.insert(name.to_owned(), id);
         id
+    }
+
+    /// A name that no field table holds would be a field no event has, without a word.
+    fn check(&self, rule: &str) -> Result<(), PlanError> {
+        match self.names.len() > MAX_FIELDS {
+            true => Err(PlanError::TooManyFields(rule.to_owned())),
+            false => Ok(()),
+        }
     }
 
     pub(crate) fn all(&mut self, names: &[String]) -> Vec<u32> {
@@ -174,6 +182,12 @@ impl<'a> Builder<'a> {
     }
 
     fn rule(&mut self, plan: RulePlan<'a>) -> Result<Rule, PlanError> {
+        let rule = self.read_rule(plan)?;
+        self.names.check(&rule.id)?;
+        Ok(rule)
+    }
+
+    fn read_rule(&mut self, plan: RulePlan<'a>) -> Result<Rule, PlanError> {
         if !self.lookups.knows(plan.map) {
             let what = format!("rule {}", plan.id);
             return Err(PlanError::Names { what, reason: "its field map does not exist".to_owned() });
@@ -234,8 +248,13 @@ impl RuleSet {
         let correlations = plan
             .correlations
             .into_iter()
-            .map(|plan| Correlation::compile(plan, &feeders, &mut builder.names))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|plan| {
+                let id = plan.id.clone();
+                let made = Correlation::compile(plan, &feeders, &mut builder.names)?;
+                builder.names.check(&id)?;
+                Ok(made)
+            })
+            .collect::<Result<Vec<_>, PlanError>>()?;
         let feeds = feeds(&correlations)?;
         Ok(Self {
             names: builder.names.names,
@@ -274,6 +293,7 @@ impl RuleSet {
             table,
             programs: RwLock::default(),
             commonness: OnceLock::new(),
+            home: None,
         }
     }
 }
@@ -293,15 +313,25 @@ pub struct Compiled {
     table: Arc<FieldTable>,
     programs: RwLock<Programs>,
     commonness: OnceLock<Commonness>,
+    /// What the sources' events are when nobody told, whatever they claim.
+    pub(crate) home: Option<Box<str>>,
 }
 
 #[derive(Debug, Default)]
 struct Programs {
-    by_source: FxHashMap<LogsourcePlan, Arc<Program>>,
+    by_source: FxHashMap<Vec<LogsourcePlan>, Arc<Program>>,
     by_rules: FxHashMap<Vec<u32>, Arc<Program>>,
 }
 
 impl Compiled {
+    /// Says which product events are of whose source told none. An event that claims another is still seen by the rules
+    /// for this one: whoever writes a log of this host can't choose who looks at it.
+    #[must_use]
+    pub fn at_home(mut self, product: &str) -> Self {
+        self.home = Some(product.into());
+        self
+    }
+
     /// The rule set.
     pub fn rules(&self) -> &Arc<RuleSet> {
         &self.set
@@ -323,10 +353,10 @@ impl Compiled {
             .get_or_init(|| Commonness::new(self.set.atoms.iter().flat_map(|atom| atom.literals()).flatten()))
     }
 
-    /// The program for events of a log source; made when the source is first seen.
-    pub(crate) fn program(&self, source: &LogsourcePlan) -> Arc<Program> {
+    /// The program for events of any of these log sources; made when they are first seen.
+    pub(crate) fn program(&self, sources: &[LogsourcePlan]) -> Arc<Program> {
         if let Ok(programs) = self.programs.read()
-            && let Some(program) = programs.by_source.get(source)
+            && let Some(program) = programs.by_source.get(sources)
         {
             return Arc::clone(program);
         }
@@ -338,7 +368,10 @@ impl Compiled {
             *programs = Programs::default(); // log sources come from configuration; this many are a mistake, not a load
         }
         let routed: Vec<u32> = (0..self.set.rules.len() as u32)
-            .filter(|&rule| accepts(&self.set.rules[rule as usize].logsource, source))
+            .filter(|&rule| {
+                let wanted = &self.set.rules[rule as usize].logsource;
+                sources.iter().any(|source| accepts(wanted, source))
+            })
             .collect();
         let program = match programs.by_rules.get(&routed) {
             Some(program) => Arc::clone(program),
@@ -348,7 +381,7 @@ impl Compiled {
                 program
             }
         };
-        programs.by_source.insert(source.clone(), Arc::clone(&program));
+        programs.by_source.insert(sources.to_vec(), Arc::clone(&program));
         program
     }
 }

@@ -150,15 +150,26 @@ impl Deriver {
         }
     }
 
-    /// What an event is, when its source was told as `told` and its content says `derived`; `None` when they disagree.
-    pub(crate) fn joined(&self, told: &Logsource, derived: u16) -> Option<LogsourcePlan> {
-        let derived = self.sources.get(usize::from(derived))?;
+    /// What an event may be, when its source was told as `told` and its content says `derived`.
+    ///
+    /// Where they agree, the content says it more exactly. Where it claims another product, it is judged as both: a claim
+    /// adds rules and takes none away. `home` is the product where none was told.
+    pub(crate) fn joined(&self, told: &Logsource, derived: u16, home: Option<&str>) -> Vec<LogsourcePlan> {
         let told = told_source(told);
-        accepts(&told, derived).then(|| LogsourcePlan {
-            product: told.product.or_else(|| derived.product.clone()),
-            category: derived.category.clone(),
-            service: derived.service.clone(),
-        })
+        let Some(derived) = self.sources.get(usize::from(derived)) else { return vec![told] };
+        let own = told.product.clone().or_else(|| home.map(|home| vec![home.to_owned()]));
+        let own = LogsourcePlan { product: own, ..told };
+        if own.product.is_none() {
+            vec![derived.clone()]
+        } else if accepts(&own, derived) {
+            let product = match told.product {
+                Some(product) => Some(product),
+                None => derived.product.clone(),
+            };
+            vec![LogsourcePlan { product, ..derived.clone() }]
+        } else {
+            vec![own, derived.clone()]
+        }
     }
 }
 

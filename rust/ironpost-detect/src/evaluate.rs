@@ -100,10 +100,9 @@ impl Compiled {
             // When category and service were not told, the event is asked.
             let open = source.category.is_none() && source.service.is_none();
             let program = match open.then(|| self.deriver.derive(row)).flatten() {
-                None => told.get_or_insert_with(|| self.program(&told_source(source))),
+                None => told.get_or_insert_with(|| self.program(&[told_source(source)])),
                 Some(found) => derived.entry((id, found)).or_insert_with(|| {
-                    let joined = self.set.deriver.joined(source, found);
-                    self.program(&joined.unwrap_or_else(|| told_source(source)))
+                    self.program(&self.set.deriver.joined(source, found, self.home.as_deref()))
                 }),
             };
             scratch.fit(program);

@@ -142,14 +142,17 @@ impl Explainer {
         let told = row.logsource();
         let open = told.category.is_none() && told.service.is_none();
         let derived = open.then(|| self.bound.derive(row)).flatten();
-        let derived = derived.and_then(|derived| self.deriver.joined(told, derived));
         let is_derived = derived.is_some();
-        let source = &derived.unwrap_or_else(|| told_source(told));
+        let sources = match derived {
+            Some(derived) => self.deriver.joined(told, derived, None),
+            None => vec![told_source(told)],
+        };
+        let source = &sources[sources.len() - 1]; // what the event says of itself, where it is judged as both
         let (mut routed, mut held) = (0, 0);
         let mut holding = Vec::new();
         let mut near: Vec<(Measure, &Explained)> = Vec::new();
         for rule in &self.rules {
-            let accepted = accepts(&rule.logsource, source);
+            let accepted = sources.iter().any(|source| accepts(&rule.logsource, source));
             let (holds, measure) = walker.measure(&rule.condition);
             routed += usize::from(accepted);
             held += usize::from(accepted && holds);
@@ -178,7 +181,8 @@ impl Explainer {
         let shown = holding.into_iter().map(|(_, measure, rule)| (measure, rule)).chain(near);
         let rules: Vec<Value> = shown
             .map(|(measure, rule)| {
-                let refused = refused_by(&rule.logsource, source);
+                let accepted = sources.iter().any(|source| accepts(&rule.logsource, source));
+                let refused = if accepted { Vec::new() } else { refused_by(&rule.logsource, source) };
                 let tree = walker.tree(&rule.condition);
                 json!({
                     "id": rule.id, "routed": refused.is_empty(), "refused_by": refused, "holds": tree["holds"],

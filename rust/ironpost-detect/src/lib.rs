@@ -37,6 +37,6 @@ pub use correlate::{Correlator, SourcePosition, WindowChange};
 pub use detection::{Detection, DetectionKind, Entity, Matched};
 pub use evaluate::{Match, Scratch};
 pub use explainer::{Explainer, Wanted};
-pub use plan::PlanError;
+pub use plan::{MAX_FIELDS, PlanError};
 pub use regex_literals::needles as regex_needles;
 pub use window::Counts;

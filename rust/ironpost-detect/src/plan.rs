@@ -69,10 +69,19 @@ pub enum PlanError {
         /// What is wrong.
         reason: String,
     },
+    /// All rules together read more event fields than an engine tells apart.
+    #[error(
+        "rule {0}: with it the rules read more than {MAX_FIELDS} event fields: take out rules, or narrow field maps"
+    )]
+    TooManyFields(String),
     /// Two rules share an id.
     #[error("rule id {0} is used twice")]
     DuplicateId(String),
 }
+
+/// Event fields that all rules and tables of a plan may read; the rest of a [`ironpost_events::FieldTable`] is for its own
+/// names and those of extractors.
+pub const MAX_FIELDS: usize = 60_000;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -14,9 +14,17 @@ fn told(product: Option<&str>, category: Option<&str>) -> Logsource {
 
 /// Ids of the rules that hold on each of the events, which are written as JSON and parsed by the engine.
 fn found(plan: &Value, events: &[Value], source: Logsource) -> Vec<Vec<String>> {
+    found_at(None, plan, events, source)
+}
+
+/// The same on a host whose own events are of product `home`.
+fn found_at(home: Option<&str>, plan: &Value, events: &[Value], source: Logsource) -> Vec<Vec<String>> {
     let set = Arc::new(RuleSet::from_plan(plan.to_string().as_bytes()).unwrap());
     let table = FieldTable::new(set.field_names().map(str::to_owned));
-    let compiled: Compiled = set.bind(Arc::clone(&table));
+    let mut compiled: Compiled = set.bind(Arc::clone(&table));
+    if let Some(home) = home {
+        compiled = compiled.at_home(home);
+    }
     let options = ParseOptions { format: Format::Json, ..ParseOptions::default() };
     let parser = Parser::new(Arc::new(ExtractorSet::default()), Arc::clone(&table), options);
     let facts = parser.facts(&SourceFacts { fields: Vec::new(), logsource: source });
@@ -200,6 +208,40 @@ fn what_was_told_of_the_source_stands() {
     // The event says windows, the operator says linux: the operator is believed, and nothing is read out of the event.
     assert_eq!(found(told(Some("linux"), None)), ["any", "set", "linux"]);
     assert_eq!(found(told(None, Some("set"))), ["any", "set", "sysmon", "other", "linux", "aws"]);
+}
+
+#[test]
+fn a_claim_adds_rules_and_takes_none_away() {
+    let always = json!({"const": true});
+    let rule = |id: &str, logsource: Value| json!({"id": id, "logsource": logsource, "condition": always});
+    let plan = json!({
+        "version": 1,
+        "derive": [{
+            "name": "channels", "keys": [["Channel"]],
+            "rows": [
+                {"when": [["win"]], "is": {"product": ["windows"], "category": [], "service": ["security"]}},
+                {"when": [["lin"]], "is": {"product": ["linux"], "category": [], "service": ["sysmon"]}},
+            ],
+        }],
+        "rules": [
+            rule("windows", json!({"product": ["windows"]})),
+            rule("linux", json!({"product": ["linux"]})),
+            rule("linux_auth", json!({"product": ["linux"], "service": ["auth"]})),
+            rule("windows_other", json!({"product": ["windows"], "service": ["system"]})),
+            rule("django", json!({"product": ["django"]})),
+        ],
+    });
+    let events = [json!({"Channel": "win"}), json!({"Channel": "lin"}), json!({"Channel": "x"})];
+    let all = ["windows", "linux", "linux_auth", "windows_other", "django"];
+    let (linux, both) = (["linux", "linux_auth"], ["windows", "linux", "linux_auth"]);
+    let at_home = found_at(Some("linux"), &plan, &events, Logsource::default());
+    assert_eq!(at_home, [&both[..], &["linux"], &all]);
+    let of_linux = found(&plan, &events, told(Some("linux"), None));
+    assert_eq!(of_linux, [&both[..], &["linux"], &linux]);
+    let unknown = found(&plan, &events, Logsource::default());
+    assert_eq!(unknown, [&["windows"][..], &["linux"], &all]);
+    let elsewhere = found_at(Some("linux"), &plan, &events, told(Some("windows"), None));
+    assert_eq!(elsewhere[0], ["windows"], "what is told stands before what is at home");
 }
 
 #[test]

@@ -187,3 +187,20 @@ fn a_third_of_the_plans_are_executed() {
         .count();
     assert!(accepted > 133, "{accepted} of 400");
 }
+
+#[test]
+fn a_rule_beyond_the_fields_of_an_engine_is_refused_by_name() {
+    let rule = |id: &str, fields: std::ops::Range<usize>| {
+        let atom = |n| json!({"atom": {"field": format!("f{n}"), "op": "equals", "value": "x"}});
+        json!({"id": id, "condition": {"or": fields.map(atom).collect::<Vec<_>>()}})
+    };
+    let plan =
+        |rules: Value| RuleSet::from_plan(json!({"version": 1, "rules": rules}).to_string().as_bytes());
+    let most = ironpost_detect::MAX_FIELDS;
+    let full = plan(json!([rule("full", 0..most), rule("known", 0..9)])).unwrap();
+    let table = FieldTable::new(full.field_names());
+    assert!(full.field_names().all(|name| table.id(name).is_some()), "every name has an id");
+    let error = plan(json!([rule("full", 0..most), rule("over", most..most + 1)])).unwrap_err();
+    assert!(error.to_string().starts_with("rule over: "), "{error}");
+    assert!(error.to_string().contains("60000"), "{error}");
+}

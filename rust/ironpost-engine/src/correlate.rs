@@ -232,7 +232,7 @@ pub(crate) fn counters(
     json!({
         "sources": each,
         "received": sums["received"], "bytes": sums["bytes"], "parsed": sums["parsed"],
-        "unparsed": sums["unparsed"], "empty": sums["empty"], "matched": sums["matched"], "lost": sums["lost"],
+        "unparsed": sums["unparsed"], "empty": sums["empty"], "truncated": sums["truncated"], "matched": sums["matched"], "lost": sums["lost"],
         "detections": get(&gauges.detections),
         "windows": {
             "keys": windows.keys, "evictions": windows.evictions, "evicted_believed": windows.evicted_believed,

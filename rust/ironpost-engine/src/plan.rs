@@ -14,6 +14,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Marks a record that was cut at the size limit.
 const TRUNCATED: (&str, &str) = ("log.flags", "truncated");
 
+/// What the events of this host's sources are, whatever they claim, where the settings tell no product.
+const HOME: &str = "linux";
+
 /// The field that says how far a source is to be believed, and its value when anybody on the host may have written it.
 const TRUST: &str = "ironpost.trust";
 const DOUBTFUL: &str = "unauthenticated";
@@ -129,7 +132,7 @@ impl Plans {
     pub(crate) fn add(&self, rules: Arc<RuleSet>) -> u64 {
         let names: Vec<&str> = self.extractors.field_names().chain(rules.field_names()).collect();
         let fields = FieldTable::new(names);
-        self.insert(Arc::new(rules.bind(fields)))
+        self.insert(Arc::new(rules.bind(fields).at_home(HOME)))
     }
 
     fn insert(&self, compiled: Arc<Compiled>) -> u64 {

@@ -73,9 +73,9 @@ def test_groups_and_events_without_the_key_are_apart() -> None:
     assert run(BASE + COUNT, data) == []
 
 
-def test_an_event_that_stands_for_several_counts_as_several() -> None:
-    (found,) = run(BASE + COUNT, events(1, src_ip="a", **{"event.repeat": 3}))
-    assert found.count == 3
+def test_no_event_says_of_itself_how_often_it_counts() -> None:
+    assert run(BASE + COUNT, events(1, src_ip="a", **{"event.repeat": 3})) == []
+    assert run(BASE + COUNT, events(1, src_ip="a", event={"repeat": 3})) == []
 
 
 def test_value_count_counts_each_value_once() -> None:
