@@ -483,7 +483,11 @@ class _Loader:
             try:
                 _ = rules.native
             except RuleError as error:
-                named = [rule for rule in self._rules if error.reason.startswith((f"rule {rule.id}: ", f"correlation {rule.id}: "))]
+                named = [
+                    rule
+                    for rule in self._rules
+                    if error.reason.startswith((f"rule {rule.id}: ", f"correlation {rule.id}: "))
+                ]
                 if not named:
                     raise
                 for rule in named:

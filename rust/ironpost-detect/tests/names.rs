@@ -205,8 +205,8 @@ fn what_was_told_of_the_source_stands() {
     let event = json!({"Channel": "Sysmon", "EventID": 1});
     let found = |source| found(&routed(), std::slice::from_ref(&event), source).remove(0);
     assert_eq!(found(told(Some("windows"), None)), ["any", "process", "sysmon"]);
-    // The event says windows, the operator says linux: the operator is believed, and nothing is read out of the event.
-    assert_eq!(found(told(Some("linux"), None)), ["any", "set", "linux"]);
+    // The event says windows, the operator says linux: the claim takes no rule for linux away, it only adds.
+    assert_eq!(found(told(Some("linux"), None)), ["any", "process", "set", "sysmon", "linux"]);
     assert_eq!(found(told(None, Some("set"))), ["any", "set", "sysmon", "other", "linux", "aws"]);
 }
 

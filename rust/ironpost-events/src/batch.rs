@@ -1,7 +1,6 @@
 //! Event batches: rows of cells over one byte buffer.
 
 use crate::fields::{FieldId, FieldTable};
-use rustc_hash::FxHashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -140,13 +139,6 @@ pub(crate) struct Mark {
     cells: usize,
 }
 
-impl Mark {
-    /// Number of cells so far.
-    pub(crate) fn cells(self) -> usize {
-        self.cells
-    }
-}
-
 /// The last time-zone offset that was looked up (zone rules are slow, log lines come in order).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ZoneCache {
@@ -220,28 +212,6 @@ impl EventBatch {
     /// Number of rows that a bound left values out of.
     pub fn truncated(&self) -> u64 {
         self.rows.iter().filter(|row| row.truncated).count() as u64
-    }
-
-    /// Of the cells from `first` on, takes out those that have the name of one in `chosen` and are none of these.
-    ///
-    /// `chosen` are indices in rising order.
-    pub(crate) fn prefer(&mut self, first: usize, chosen: &[usize]) {
-        let buffer = &self.buffer;
-        let name_of = |cell: &Cell| match cell.field {
-            FieldId::UNREGISTERED => Err(&buffer[cell.name.range()]),
-            known => Ok(known),
-        };
-        let names: FxHashSet<_> = chosen.iter().map(|&index| name_of(&self.cells[index])).collect();
-        let mut chosen = chosen.iter().copied().peekable();
-        let mut kept = first;
-        for index in first..self.cells.len() {
-            let cell = self.cells[index];
-            if chosen.next_if_eq(&index).is_some() || !names.contains(&name_of(&cell)) {
-                self.cells[kept] = cell;
-                kept += 1;
-            }
-        }
-        self.cells.truncate(kept);
     }
 
     pub(crate) fn mark(&self) -> Mark {

@@ -147,20 +147,13 @@ impl FieldTable {
         self.ids.get(name).copied()
     }
 
-    /// The id of a name as an event spells it: blanks around it don't count, nor those between words that begin with a
-    /// capital letter or a digit, which rules leave out (`SAM User Account` is `SAMUserAccount` to them).
+    /// The id of a name as an event spells it: with or without the blanks that rules leave out (`SAM User Account` is
+    /// `SAMUserAccount` to them).
     pub fn find(&self, name: &[u8]) -> Option<FieldId> {
         self.id_of(name).or_else(|| {
             memchr::memchr(b' ', name)?;
-            let name = name.trim_ascii();
-            let begins = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit();
-            let mut words = name.split(|&byte| byte == b' ');
-            let is_words = words.next().is_some_and(|word| word.len() > 1)
-                && words.all(|word| word.len() > 1 && word.first().is_some_and(begins));
-            match is_words {
-                true => self.id_of(&name.split(|&byte| byte == b' ').collect::<Vec<_>>().concat()),
-                false => self.id_of(name),
-            }
+            let close: Vec<u8> = name.iter().copied().filter(|&byte| byte != b' ').collect();
+            self.id_of(&close)
         })
     }
 

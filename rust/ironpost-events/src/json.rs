@@ -214,18 +214,10 @@ impl<'a> Reader<'a> {
 struct Level {
     object: bool,
     name: usize,
-    /// What stands here is named by one key of the outermost object alone.
-    flat: bool,
 }
 
-/// How the dotted name of a leaf stands in the record.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
-    /// The text's own bytes, when the name stands there as it is.
-    pub(crate) in_text: Option<&'a [u8]>,
-    /// The name is one key of the outermost object, no path.
-    pub(crate) flat: bool,
-}
+/// The dotted name of a leaf; `Some` of the text's own bytes when it stands there as it is.
+pub(crate) type InText<'a> = Option<&'a [u8]>;
 
 /// Calls `each` with dotted name and value for every leaf of the object that `text` is, in order.
 ///
@@ -234,7 +226,7 @@ pub(crate) struct Place<'a> {
 /// out and the bound is returned; the record is read to its end all the same.
 pub(crate) fn walk<'a>(
     text: &'a [u8],
-    mut each: impl FnMut(&[u8], Place<'a>, Leaf<'a>) -> Result<(), JsonError>,
+    mut each: impl FnMut(&[u8], InText<'a>, Leaf<'a>) -> Result<(), JsonError>,
 ) -> Result<Option<Cut>, JsonError> {
     let mut reader = Reader { text, at: 0 };
     let mut name: Vec<u8> = Vec::with_capacity(64);
@@ -242,10 +234,10 @@ pub(crate) fn walk<'a>(
     let (mut leaves, mut names) = (0, 0);
     reader.skip_space();
     reader.eat(b'{')?;
-    levels.push(Level { object: true, name: 0, flat: true });
+    levels.push(Level { object: true, name: 0 });
     let mut first = true;
     let mut cut = None;
-    let mut report = |begin: usize, name: &[u8], place: Place<'a>, leaf| {
+    let mut report = |begin: usize, name: &[u8], plain: InText<'a>, leaf| {
         leaves += 1;
         names += name.len();
         let beyond = if leaves > MAX_LEAVES {
@@ -255,14 +247,14 @@ pub(crate) fn walk<'a>(
         } else if names > MAX_NAMES {
             Cut::NamesTooLong
         } else {
-            return each(name, place, leaf);
+            return each(name, plain, leaf);
         };
         cut.get_or_insert(beyond);
         Ok(())
     };
     let mut deep = false;
     while let Some(level) = levels.last() {
-        let (object, base, flat, outermost) = (level.object, level.name, level.flat, levels.len() == 1);
+        let (object, base, outermost) = (level.object, level.name, levels.len() == 1);
         name.truncate(base);
         reader.skip_space();
         if reader.peek() == Some(if object { b'}' } else { b']' }) {
@@ -297,7 +289,7 @@ pub(crate) fn walk<'a>(
                 deep = true;
                 let begin = reader.at;
                 let leaf = Leaf::Text(reader.container()?, false);
-                report(begin, &name, Place { in_text: None, flat }, leaf)?;
+                report(begin, &name, None, leaf)?;
             }
             Some(open @ (b'{' | b'[')) => {
                 let begin = reader.at;
@@ -308,15 +300,15 @@ pub(crate) fn walk<'a>(
                 reader.skip_space();
                 let empty = open == b'[' && reader.peek() == Some(b']');
                 if empty || (open == b'{' && (object || leads)) {
-                    report(begin, &name, Place { in_text: plain, flat }, Leaf::Container)?;
+                    report(begin, &name, plain, Leaf::Container)?;
                 }
-                levels.push(Level { object: open == b'{', name: name.len(), flat: flat && open == b'[' });
+                levels.push(Level { object: open == b'{', name: name.len() });
                 first = true;
             }
             _ => {
                 let begin = reader.at;
                 let leaf = reader.leaf()?;
-                report(begin, plain.unwrap_or(&name), Place { in_text: plain, flat }, leaf)?;
+                report(begin, plain.unwrap_or(&name), plain, leaf)?;
             }
         }
     }

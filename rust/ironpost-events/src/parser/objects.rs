@@ -123,9 +123,7 @@ impl Parser {
         let mut original = false;
         // An event that already names its action was taken apart before: by us, or by whoever sent it.
         let (mut taken_apart, mut web) = (false, false);
-        // Cells whose flat name has a dot, and whether any name is a path: the flat one counts, were both to say the same.
-        let (first_cell, mut dotted, mut paths) = (before.cells(), Vec::new(), false);
-        let walked = json::walk(text, |name, place, leaf| {
+        let walked = json::walk(text, |name, in_text, leaf| {
             let field = self.fields.find(name).unwrap_or(FieldId::UNREGISTERED);
             let (means, rank) = self.roles.of(field);
             // Facts of the source and our own verdicts can't be claimed by the text of an event, however it is spelled.
@@ -166,12 +164,7 @@ impl Parser {
                 Means::Category => web |= matches!(leaf, Leaf::Text(b"web", _)),
                 _ => {}
             }
-            if !place.flat {
-                paths = true;
-            } else if memchr::memchr(b'.', name).is_some() {
-                dotted.push(row.batch.mark().cells());
-            }
-            let name = match place.in_text {
+            let name = match in_text {
                 _ if field != FieldId::UNREGISTERED => Span::default(),
                 Some(name) => within(text, name, base),
                 None => row.batch.append(name).map_err(|_| JsonError::Full)?,
@@ -188,9 +181,6 @@ impl Parser {
                 return Ok(false);
             }
         };
-        if paths && !dotted.is_empty() {
-            row.batch.prefer(first_cell, &dotted);
-        }
         row.format = "json";
         if let Some(cut) = cut {
             row.batch.mark_truncated();
