@@ -503,7 +503,7 @@ pub(crate) fn is_raw(row: RowRef<'_>, cell: &Cell) -> bool {
 pub(crate) fn raw_value(row: RowRef<'_>) -> Option<Value<'_>> {
     let raw = row.raw();
     let read_as_json = || {
-        matches!(row.info().format, "json" | "docker")
+        !matches!(row.info().format, "" | "text") // a line that only looks like an object is text
             && !row.info().truncated
             && raw.trim_ascii_start().starts_with(b"{")
     };
