@@ -141,6 +141,8 @@ def one(
     compare = next((COMPARISONS[name] for name in modifiers if name in COMPARISONS), None)
     part = next((TIME_PARTS[name] for name in modifiers if name in TIME_PARTS), None)
     if part is not None:
+        if {"minute", "hour"} & set(modifiers):  # a date has neither
+            texts = [text for text in texts if not re.fullmatch(r"\d{4}-\d\d-\d\d", text.strip())]
         times = [time for time in map(time_of, texts) if time is not None]
         return any((compare or int.__eq__)(part(time), int(wanted)) for time in times)
     if compare is not None:
@@ -197,6 +199,8 @@ def in_network(text: str, network: str) -> bool:
         within = ipaddress.ip_network(network.strip(), strict=False)
     except ValueError:
         return False
+    if isinstance(within, ipaddress.IPv6Network) and within.prefixlen >= 96 and within.network_address.ipv4_mapped:
+        within = ipaddress.ip_network(f"{within.network_address.ipv4_mapped}/{within.prefixlen - 96}")
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return address in within or (mapped is not None and mapped in within)
 
