@@ -73,8 +73,12 @@ def explain_line(
     year: YearOption = None,
     timezone: TimezoneOption = "UTC",
     config: ConfigOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Say what becomes of a line: its format, the extractor and pattern that read it, its fields, and the rules."""
+    """Say what becomes of a line: its format, the extractor and pattern that read it, its fields, and the rules.
+
+    With --json: an object for the reading, then one for the rules, each on a line.
+    """
     from ironpost.events import Extractors
 
     loaded = load_own(extractors, config)
@@ -83,18 +87,23 @@ def explain_line(
     reading.check()
     batch = reading.parse(data)
     row = batch.row(0) if len(batch) else {}
-    print_line(f"format: {safe(row.get('event.format') or 'none, the line is not understood')}")
-    found = ""
+    found = None
     for one in loaded.extractors:
         # The one without which the line gives other fields is the one that read it.
         rest = tuple(other for other in loaded.extractors if other is not one)
         bare = Reading(format, year, timezone, Extractors(extractors=rest, refused=()).compile()).parse(data)
         if len(bare) and bare.row(0) != row:
-            found = f"{one.name} ({one.path})"
+            found = one
             break
-    print_line(f"extractor: {safe(found or 'none')}")
-    for name, value in sorted(row.items()):
-        if name != "event.original":
-            print_line(f"  {safe(name)}: {safe(value)}")
-    print_line("")
-    explain_events(load_rules(None, config), batch, logsource={}, rule_ids=[])
+    format_name = row.get("event.format")
+    if json:
+        extractor = found and {"name": found.name, "path": found.path}
+        print_json({"format": format_name, "extractor": extractor, "fields": row}, compact=True)
+    else:
+        print_line(f"format: {safe(format_name or 'none, the line is not understood')}")
+        print_line(f"extractor: {safe(f'{found.name} ({found.path})' if found else 'none')}")
+        for name, value in sorted(row.items()):
+            if name != "event.original":
+                print_line(f"  {safe(name)}: {safe(value)}")
+        print_line("")
+    explain_events(load_rules(None, config), batch, logsource={}, rule_ids=[], json=json)

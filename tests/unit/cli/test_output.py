@@ -164,6 +164,7 @@ Commands:
   demo       Attack a real sshd, scan ports and inject a web container,...
   config     Show and check the configuration.
   rules      Check, test, explain, import and list detection rules.
+  logs       Look at how log lines are understood.
   policies   Look at response policies.
 """)
 
