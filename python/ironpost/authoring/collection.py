@@ -230,13 +230,13 @@ def store(collection: Collection, target: Path, *, force: bool = False, prune: b
 
 def _placeable(target: Path, name: str) -> None:
     """Says, before anything is written, that something else stands where a file or its folder must be."""
-    folders = [target / folder for folder in PurePosixPath(name).parents]
-    for place in [*(folder for folder in folders if folder.exists() and not folder.is_dir()), target / name]:
-        if place.exists() and (place.is_dir() or place != target / name):
-            what = "a folder" if place.is_dir() else "no folder"
-            raise RuleError(
-                f"is {what}: {name} cannot be written", path=str(place), hint="remove it, or choose another"
-            )
+    place = target / name
+    inside = [target / folder for folder in PurePosixPath(name).parents]
+    blocking = next((folder for folder in inside if folder.exists() and not folder.is_dir()), None)
+    if blocking or place.is_dir():
+        what = "no folder" if blocking else "a folder"
+        hint = "remove it, or choose another"
+        raise RuleError(f"is {what}: {name} cannot be written", path=str(blocking or place), hint=hint)
 
 
 def _inside(place: Path, root: Path) -> None:
